@@ -1,8 +1,8 @@
 """Every error Soniq raises, in one tree, split by who must act.
 
 `UsageError` is for the programmer, `SettingsError` for the operator, `DatabaseError` for whoever
-keeps the server (its `TransientError` branch may be tried again), `JobError` for what happens inside
-a job. Messages are for people and end with the next step; attributes are for programs.
+keeps the server (its `TransientError` branch may be tried again), `JobError` for what happens in a
+job. Messages are for people and end with the next step; attributes are for programs.
 """
 
 from __future__ import annotations
