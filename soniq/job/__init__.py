@@ -1,1 +1,24 @@
-"""TODO."""
+"""What a job is: its options, arguments, context, outcome and record. Values, no I/O."""
+
+from __future__ import annotations
+
+from .context import JobContext
+from .outcome import Cancel, Discard, Retry, Snooze
+from .record import Attempt, DeadLetter, Job, JobStatus, QueueStats
+from .task import Call, Task, TaskRef
+
+__all__ = [
+    "Attempt",
+    "Call",
+    "Cancel",
+    "DeadLetter",
+    "Discard",
+    "Job",
+    "JobContext",
+    "JobStatus",
+    "QueueStats",
+    "Retry",
+    "Snooze",
+    "Task",
+    "TaskRef",
+]

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What to decide: pure functions and tables. Clocks and dice are arguments."""

@@ -1,0 +1,115 @@
+"""Arguments and results as JSON text: strict, so that what is read is what was written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from ..errors import InvalidArguments, PayloadTooLarge
+
+# orjson turns integers beyond 64 bits into floats in silence; such texts are left to json.
+_LONG_NUMBER = re.compile(r"\d{19}")
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode(value: object, *, limit: int, what: str) -> str:
+    """Write a value as JSON that PostgreSQL's jsonb takes and gives back unchanged.
+
+    Args:
+        value: None, bool, int, float, str, and lists, tuples and str-keyed mappings of these.
+        limit: Most bytes of the text in UTF-8.
+        what: What is written, for the message: "argument" or "result".
+
+    Raises:
+        InvalidArguments: Something in it cannot be written, or would be read back changed.
+        PayloadTooLarge: The text is longer than `limit`.
+    """
+    _check_keys(value, what)
+    try:
+        text = _encoder.encode(value)
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArguments(_complaint(value, what, error)) from None
+    if "\\u0000" in text and (path := _find_nul(value, what)):
+        raise InvalidArguments(f"{path} holds a NUL character, which PostgreSQL cannot store.")
+    if size > limit:
+        raise PayloadTooLarge(
+            f"The {what}s take {size:,} bytes as JSON; max_payload_bytes is {limit:,}. "
+            "Store the data elsewhere and pass a reference, or raise the setting."
+        )
+    return text
+
+
+def decode(text: str) -> Any:
+    """Read JSON text; with orjson where it is installed and reads the same."""
+    loads = _orjson_loads()
+    if loads is None or _LONG_NUMBER.search(text):
+        return json.loads(text)
+    return loads(text)
+
+
+@cache
+def _orjson_loads() -> Any:
+    try:
+        import orjson
+    except ImportError:
+        return None
+    return orjson.loads
+
+
+def _check_keys(value: object, path: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidArguments(
+                    f"{path} has the key {key!r}; JSON keys are text, so it would come back "
+                    "changed. Use str keys."
+                )
+            if isinstance(item, Mapping | list | tuple):
+                _check_keys(item, f"{path} {key!r}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if isinstance(item, Mapping | list | tuple):
+                _check_keys(item, f"{path}[{index}]")
+
+
+def _complaint(value: object, what: str, error: Exception) -> str:
+    path, bad = _find_bad(value, what)
+    advice = "Pass plain data: numbers, text, lists, dicts; or ids and ISO dates as text."
+    if isinstance(bad, float):
+        return f"{path} is {bad!r}, which JSON cannot hold. Pass None or text instead."
+    if isinstance(bad, str):
+        return f"{path} holds half a surrogate pair, which is no Unicode text."
+    if isinstance(error, RecursionError) or "Circular" in str(error):
+        return f"{path} contains itself or is nested too deeply for JSON. {advice}"
+    return f"{path} is a {type(bad).__name__}, which JSON cannot hold. {advice}"
+
+
+def _find_bad(value: object, path: str, depth: int = 0) -> tuple[str, object]:
+    """Walk to the first part that cannot be encoded alone."""
+    items: list[tuple[str, object]] = []
+    if depth < 50 and isinstance(value, Mapping):
+        items = [(f"{path} {key!r}", item) for key, item in value.items()]
+    elif depth < 50 and isinstance(value, list | tuple):
+        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    for where, item in items:
+        try:
+            _encoder.encode(item).encode()
+        except (TypeError, ValueError, RecursionError):
+            return _find_bad(item, where, depth + 1)
+    return path, value
+
+
+def _find_nul(value: object, path: str) -> str | None:
+    if isinstance(value, str):
+        return path if "\0" in value else None
+    parts: list[tuple[str, object]] = []
+    if isinstance(value, Mapping):
+        parts = [(f"{path} {key!r}", part) for key, item in value.items() for part in (key, item)]
+    elif isinstance(value, list | tuple):
+        parts = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return next((found for where, part in parts if (found := _find_nul(part, where))), None)

@@ -1,0 +1,136 @@
+"""Taking jobs: which queues have work, the claim, and the moment scheduled jobs become due."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..job.record import Claimed
+from ..steps import Query
+
+# A skip scan: one index probe for each queue that has work, however deep the queues are.
+LANES = """
+    WITH RECURSIVE lane AS (
+        (SELECT queue FROM {soniq}.jobs WHERE state = 'queued' ORDER BY queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT j.queue FROM {soniq}.jobs j
+                WHERE j.state = 'queued' AND j.queue > lane.queue ORDER BY j.queue LIMIT 1)
+        FROM lane WHERE lane.queue IS NOT NULL)
+    SELECT queue FROM lane WHERE queue IS NOT NULL"""
+
+LANES_OF = """
+    SELECT q.queue FROM unnest(CAST(%(queues)s AS text[])) WITH ORDINALITY AS q(queue, place)
+    WHERE EXISTS (SELECT FROM {soniq}.jobs j WHERE j.state = 'queued' AND j.queue = q.queue)
+    ORDER BY q.place"""
+
+# One statement for all queues. The rows are found in the order of the index jobs_claim, and updated
+# by primary key through an array, because a join would leave the choice of a plan to statistics
+# that are always wrong here. SKIP LOCKED: two workers never wait for each other's row.
+CLAIM = """
+    WITH picked AS MATERIALIZED (
+        SELECT p.id
+        FROM unnest(CAST(%(queues)s AS text[]), CAST(%(numbers)s AS integer[])) AS a(queue, number)
+        CROSS JOIN LATERAL (
+            SELECT j.id FROM {soniq}.jobs j
+            WHERE j.state = 'queued' AND j.queue = a.queue
+              AND j.task = ANY (CAST(%(tasks)s AS text[]))
+            ORDER BY j.priority, j.scheduled_at, j.id
+            LIMIT a.number
+            FOR UPDATE SKIP LOCKED) AS p
+        WHERE NOT EXISTS (
+            SELECT FROM {soniq}.queues q
+            WHERE q.name = a.queue AND q.paused
+              AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp())))
+    UPDATE {soniq}.jobs j SET
+        state = 'processing', attempt = j.attempt + 1, worker_id = CAST(%(worker)s AS uuid),
+        started_at = statement_timestamp()
+    WHERE j.id = ANY (ARRAY (SELECT id FROM picked))
+    RETURNING CAST(j.id AS text), j.task, j.queue, CAST(j.args AS text), j.attempt,
+        j.max_attempts, j.snoozes, j.priority, j.scheduled_at, j.created_at, j.timeout_seconds,
+        j.tags, CAST(j.trace AS text), j.cancel_requested"""
+
+# A thousand at a time, so that a million that fall due at once do not make one huge transaction.
+STAGE = """
+    WITH due AS (
+        SELECT id FROM {soniq}.jobs
+        WHERE state = 'scheduled' AND scheduled_at <= statement_timestamp()
+        ORDER BY scheduled_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED),
+    moved AS (
+        UPDATE {soniq}.jobs j SET state = 'queued'
+        WHERE j.id = ANY (ARRAY (SELECT id FROM due)) RETURNING j.queue),
+    summed AS (
+        SELECT count(*) AS moved, count(DISTINCT queue) AS queues, min(queue) AS queue FROM moved)
+    SELECT moved,
+        (SELECT extract(epoch FROM min(scheduled_at) - statement_timestamp())
+         FROM {soniq}.jobs WHERE state = 'scheduled' AND scheduled_at > statement_timestamp()),
+        CASE WHEN moved > 0 THEN CAST({soniq}.wake(
+            CASE WHEN queues = 1 THEN queue ELSE '*' END, CAST(%(notify)s AS text)) AS text) END
+    FROM summed"""
+
+# What waits for tasks that a worker does not have, looked at near the head of each queue only.
+UNKNOWN = """
+    SELECT DISTINCT task FROM (
+        SELECT task FROM {soniq}.jobs
+        WHERE state = 'queued' AND queue = ANY (CAST(%(queues)s AS text[]))
+        ORDER BY queue, priority, scheduled_at, id LIMIT 1000) AS head
+    WHERE task <> ALL (CAST(%(tasks)s AS text[]))"""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A claimed job, and whether somebody asked to cancel it meanwhile."""
+
+    job: Claimed
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What a staging did.
+
+    Attributes:
+        moved: Jobs that became due.
+        next_seconds: Time until the next one will, None if none is scheduled.
+    """
+
+    moved: int
+    next_seconds: float | None
+
+
+def lanes(queues: Sequence[str]) -> Query[str]:
+    """List queues that have work; of these, or of all if the list is empty."""
+    if queues:
+        return Query(LANES_OF, {"queues": list(queues)}, lambda row: str(row[0]))
+    return Query(LANES, {}, lambda row: str(row[0]))
+
+
+def claim(worker_id: str, numbers: Mapping[str, int], tasks: Sequence[str]) -> Query[Taken]:
+    """Take up to so many jobs from each queue, of tasks this worker has."""
+    params = {
+        "worker": worker_id,
+        "queues": list(numbers),
+        "numbers": list(numbers.values()),
+        "tasks": list(tasks),
+    }
+    return Query(CLAIM, params, _taken, binary=True)
+
+
+def stage(notify: str) -> Query[Staged]:
+    """Queue up to a thousand scheduled jobs whose moment has come."""
+    return Query(STAGE, {"notify": notify}, _staged)
+
+
+def unknown_tasks(queues: Sequence[str], tasks: Sequence[str]) -> Query[str]:
+    """List names near the heads of queues that are none of `tasks`."""
+    return Query(UNKNOWN, {"queues": list(queues), "tasks": list(tasks)}, lambda row: str(row[0]))
+
+
+def _taken(row: Sequence[Any]) -> Taken:
+    job = Claimed(*row[:11], tags=tuple(row[11] or ()), trace=row[12])
+    return Taken(job, bool(row[13]))
+
+
+def _staged(row: Sequence[Any]) -> Staged:
+    return Staged(int(row[0]), None if row[1] is None else float(row[1]))

@@ -1,0 +1,351 @@
+"""Live jobs, and finding a job wherever it lies: the operations behind both clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ..errors import InvalidTransition, JobNotFound
+from ..job.ids import new_id
+from ..job.record import Job, JobStatus, NewJob
+from ..steps import Atomic, CopyIn, Query, Steps
+from .endings import KEPT
+
+# Jobs due within this many seconds are told to idle workers, who would else look too late: a worker
+# looks for what is due at least every `poll_interval`.
+SOON_SECONDS = 6
+
+# A job is queued or scheduled by the server's clock at the statement, not at the transaction's
+# start: a delay in a long transaction would else be over before its COMMIT.
+_DUE = """
+    coalesce(
+        CAST(%(moment)s AS timestamptz),
+        statement_timestamp() + make_interval(secs => CAST(%(delay)s AS double precision)),
+        statement_timestamp())"""
+
+_TELL = """
+    CASE
+        WHEN state = 'queued' THEN CAST({soniq}.wake(queue, CAST(%(notify)s AS text)) AS text)
+        WHEN scheduled_at < statement_timestamp() + interval '6 seconds'
+            THEN CAST({soniq}.wake('*', CAST(%(notify)s AS text)) AS text)
+    END"""
+
+INSERT = f"""
+    WITH due AS (SELECT {_DUE} AS moment),
+    job AS (
+        INSERT INTO {{soniq}}.jobs (id, task, queue, args, state, priority, scheduled_at,
+                                    max_attempts, timeout_seconds, tags, trace)
+        SELECT CAST(%(id)s AS uuid), CAST(%(task)s AS text), CAST(%(queue)s AS text),
+               CAST(CAST(%(args)s AS text) AS jsonb),
+               CASE WHEN due.moment > statement_timestamp() THEN 'scheduled' ELSE 'queued' END,
+               CAST(%(priority)s AS smallint), due.moment, CAST(%(max_attempts)s AS integer),
+               CAST(%(timeout)s AS double precision), CAST(%(tags)s AS text[]),
+               CAST(CAST(%(trace)s AS text) AS jsonb)
+        FROM due
+        RETURNING id, queue, state, scheduled_at)
+    SELECT CAST(id AS text), {_TELL} FROM job"""
+
+# One statement for any number of jobs, and few parameters, so that every host can run it.
+INSERT_MANY = """
+    WITH given AS (
+        SELECT r.*, coalesce(
+            r.moment, statement_timestamp() + make_interval(secs => r.delay),
+            statement_timestamp()) AS due
+        FROM jsonb_to_recordset(CAST(CAST(%(jobs)s AS text) AS jsonb)) AS r(
+            id uuid, task text, queue text, args jsonb, priority smallint, moment timestamptz,
+            delay double precision, max_attempts integer, timeout double precision, tags text[],
+            trace jsonb)),
+    job AS (
+        INSERT INTO {soniq}.jobs (id, task, queue, args, state, priority, scheduled_at,
+                                  max_attempts, timeout_seconds, tags, trace)
+        SELECT id, task, queue, args,
+               CASE WHEN due > statement_timestamp() THEN 'scheduled' ELSE 'queued' END,
+               priority, due, max_attempts, timeout, tags, trace
+        FROM given
+        RETURNING queue, state, scheduled_at),
+    told AS (
+        SELECT CASE WHEN count(DISTINCT queue) = 1 AND bool_and(state = 'queued')
+                    THEN min(queue) ELSE '*' END AS queue
+        FROM job
+        WHERE scheduled_at < statement_timestamp() + interval '6 seconds'
+        HAVING count(*) > 0)
+    SELECT CAST({soniq}.wake(queue, CAST(%(notify)s AS text)) AS text) FROM told"""
+
+COPY = """
+    COPY {soniq}.jobs (id, task, queue, args, state, priority, scheduled_at, created_at,
+                       max_attempts, timeout_seconds, tags, trace) FROM STDIN"""
+
+NOW = "SELECT extract(epoch FROM clock_timestamp())"
+
+WAKE = """
+    SELECT CAST({soniq}.wake(CAST(%(queue)s AS text), CAST(%(notify)s AS text)) AS text)"""
+
+# From here a bulk goes by COPY: below it one statement was as quick (benchmarks/enqueue.py).
+COPY_FROM = 500
+
+_LIVE = "SELECT CAST(to_jsonb(j) AS text) FROM {soniq}.jobs j"
+_PAST = "SELECT CAST(to_jsonb(h) AS text) FROM {soniq}.history h"
+_DEAD = """
+    SELECT CAST(to_jsonb(d) || jsonb_build_object('state', 'dead_letter', 'finished_at', d.died_at)
+                AS text)
+    FROM {soniq}.dead_letters d"""
+
+GET = f"""
+    {_LIVE} WHERE j.id = CAST(%(id)s AS uuid)
+    UNION ALL {_DEAD} WHERE d.id = CAST(%(id)s AS uuid)
+    UNION ALL {_PAST} WHERE h.id = CAST(%(id)s AS uuid)"""
+
+_PAGE = """
+    WHERE (CAST(%(queue)s AS text) IS NULL OR queue = CAST(%(queue)s AS text))
+      AND (CAST(%(task)s AS text) IS NULL OR task = CAST(%(task)s AS text))
+      AND (CAST(%(before)s AS uuid) IS NULL OR id < CAST(%(before)s AS uuid))"""
+_ORDER = " ORDER BY id DESC LIMIT CAST(%(limit)s AS integer)"
+
+LIST_LIVE = f"""
+    {_LIVE} {_PAGE}
+      AND (CAST(%(state)s AS text) IS NULL OR state = CAST(%(state)s AS text)) {_ORDER}"""
+LIST_PAST = f"""
+    {_PAST} {_PAGE}
+      AND (CAST(%(state)s AS text) IS NULL OR state = CAST(%(state)s AS text)) {_ORDER}"""
+LIST_DEAD = f"{_DEAD} {_PAGE} {_ORDER}"
+
+# A waiting job leaves at once; a running one is asked to stop, and its worker is told.
+CANCEL = f"""
+    WITH target AS (
+        SELECT id, state FROM {{soniq}}.jobs WHERE id = CAST(%(id)s AS uuid) FOR UPDATE),
+    gone AS (
+        DELETE FROM {{soniq}}.jobs j USING target t
+        WHERE j.id = t.id AND t.state <> 'processing' RETURNING {KEPT}),
+    kept AS (
+        INSERT INTO {{soniq}}.history ({KEPT}, state, reason)
+        SELECT {KEPT}, 'cancelled', 'cancelled before it ran' FROM gone),
+    asked AS (
+        UPDATE {{soniq}}.jobs j SET cancel_requested = true FROM target t
+        WHERE j.id = t.id AND t.state = 'processing' RETURNING j.id)
+    SELECT CAST(NULL AS text) FROM gone
+    UNION ALL SELECT CAST(pg_notify({{channel}}, 'c:' || id) AS text) FROM asked"""
+
+DELETE = """
+    WITH live AS (
+        DELETE FROM {soniq}.jobs
+        WHERE id = CAST(%(id)s AS uuid) AND state <> 'processing' RETURNING id),
+    past AS (DELETE FROM {soniq}.history WHERE id = CAST(%(id)s AS uuid) RETURNING id),
+    dead AS (DELETE FROM {soniq}.dead_letters WHERE id = CAST(%(id)s AS uuid) RETURNING id)
+    SELECT id FROM live UNION ALL SELECT id FROM past UNION ALL SELECT id FROM dead"""
+
+RUN_NOW = """
+    WITH job AS (
+        UPDATE {soniq}.jobs SET state = 'queued', scheduled_at = statement_timestamp()
+        WHERE id = CAST(%(id)s AS uuid) AND state = 'scheduled' RETURNING id, queue)
+    SELECT CAST(id AS text), CAST({soniq}.wake(queue, CAST(%(notify)s AS text)) AS text) FROM job"""
+
+RESCHEDULE = f"""
+    WITH due AS (SELECT {_DUE} AS moment),
+    job AS (
+        UPDATE {{soniq}}.jobs j SET scheduled_at = due.moment,
+            state = CASE WHEN due.moment > statement_timestamp()
+                         THEN 'scheduled' ELSE 'queued' END
+        FROM due
+        WHERE j.id = CAST(%(id)s AS uuid) AND j.state IN ('scheduled', 'queued')
+        RETURNING j.id, j.queue, j.state, j.scheduled_at)
+    SELECT CAST(id AS text), {_TELL} FROM job"""
+
+# A finished job runs again as a new one; the old record stays as it is.
+COPY_OF_PAST = f"""
+    WITH job AS (
+        INSERT INTO {{soniq}}.jobs (id, task, queue, args, priority, max_attempts,
+                                    timeout_seconds, tags, trace)
+        SELECT CAST(%(new_id)s AS uuid), task, queue, args, priority, max_attempts,
+               timeout_seconds, tags, trace
+        FROM {{soniq}}.history WHERE id = CAST(%(id)s AS uuid) LIMIT 1
+        RETURNING id, queue, state, scheduled_at)
+    SELECT CAST(id AS text), {_TELL} FROM job"""
+
+
+def text(row: Sequence[Any]) -> str:
+    """Decode a row's first column, which the statement cast to text."""
+    return str(row[0])
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """Decode a row that is one JSON object."""
+    return Job.of(json.loads(row[0]))
+
+
+def enqueue(job: NewJob, notify: str) -> Steps[str]:
+    """Store one job; answer its id."""
+    yield from Query(INSERT, {**_parameters(job), "notify": notify}, text)
+    return job.id
+
+
+def enqueue_many(
+    jobs: Sequence[NewJob], notify: str, *, can_copy: bool = False
+) -> Steps[list[str]]:
+    """Store jobs, all or none; answer their ids in the order given.
+
+    Args:
+        jobs: What to store; every one is checked before the first is sent.
+        notify: `auto`, `always` or `off`.
+        can_copy: Whether the connection speaks COPY.
+    """
+    if can_copy and len(jobs) >= COPY_FROM:
+        yield from Atomic(_copy(jobs, notify))
+    elif jobs:
+        rows = json.dumps([_row(job) for job in jobs], ensure_ascii=False)
+        yield from Query(INSERT_MANY, {"jobs": rows, "notify": notify})
+    return [job.id for job in jobs]
+
+
+def find(job_id: str) -> Steps[Job | None]:
+    """Find a job wherever it lies."""
+    found = yield from Query(GET, {"id": job_id}, job_of)
+    return found[0] if found else None
+
+
+def get(job_id: str) -> Steps[Job]:
+    """Find a job wherever it lies.
+
+    Raises:
+        JobNotFound: There is none, or its record was pruned.
+    """
+    job = yield from find(job_id)
+    if job is None:
+        raise JobNotFound(
+            f"There is no job {job_id}. It was rolled back, deleted, or finished longer ago than "
+            "result_ttl."
+        )
+    return job
+
+
+def list_jobs(
+    *,
+    status: JobStatus | None,
+    queue: str | None,
+    task: str | None,
+    limit: int,
+    before: str | None,
+) -> Steps[list[Job]]:
+    """List one page of jobs, newest first; the next page is `before` the last id of this one."""
+    params = {"queue": queue, "task": task, "limit": limit, "before": before}
+    found: list[Job] = []
+    if status in {None, JobStatus.DEAD_LETTER}:
+        found += yield from Query(LIST_DEAD, params, job_of)
+    params["state"] = None if status is None else str(status)
+    if status is None or not status.ended:
+        found += yield from Query(LIST_LIVE, params, job_of)
+    if status in {None, JobStatus.DONE, JobStatus.CANCELLED}:
+        found += yield from Query(LIST_PAST, params, job_of)
+    return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
+
+
+def cancel(job_id: str) -> Steps[bool]:
+    """Cancel a waiting job, or ask a running one to stop; answer whether either was the case."""
+    return bool((yield from Query(CANCEL, {"id": job_id})))
+
+
+def delete(job_id: str) -> Steps[bool]:
+    """Forget a job that is not running; answer whether there was one."""
+    return bool((yield from Query(DELETE, {"id": job_id})))
+
+
+def reschedule(job_id: str, due: datetime | float | None, notify: str) -> Steps[bool]:
+    """Move a waiting job to another moment; answer whether there was one."""
+    params = {"id": job_id, "notify": notify, **_due(due)}
+    return bool((yield from Query(RESCHEDULE, params)))
+
+
+def retry(job_id: str, notify: str) -> Steps[str]:
+    """Run a job now: a waiting one as it is, an ended one as a new job; answer the id that runs.
+
+    Raises:
+        JobNotFound: There is none.
+        InvalidTransition: It is queued or running already.
+    """
+    from .dead_letters import replay
+
+    if (yield from Query(RUN_NOW, {"id": job_id, "notify": notify})):
+        return job_id
+    job = yield from get(job_id)
+    if job.status is JobStatus.DEAD_LETTER:
+        return (yield from replay(job_id, notify))
+    if not job.status.ended:
+        raise InvalidTransition(f"Job {job_id} is {job.status} already; there is nothing to retry.")
+    params = {"id": job_id, "new_id": new_id(), "notify": notify}
+    (made,) = yield from Query(COPY_OF_PAST, params, text)
+    return made
+
+
+def _copy(jobs: Sequence[NewJob], notify: str) -> Steps[None]:
+    (now,) = yield from Query(NOW, decode=lambda row: float(row[0]))
+    yield from CopyIn(COPY, _lines(jobs, datetime.fromtimestamp(now, UTC)))
+    queues = {job.queue for job in jobs if job.due is None}
+    if queues:
+        queue = queues.pop() if len(queues) == 1 else "*"
+        yield from Query(WAKE, {"queue": queue, "notify": notify})
+
+
+def _lines(jobs: Iterable[NewJob], now: datetime) -> Iterator[bytes]:
+    """Write COPY lines, some thousands at a time; `now` is the server's."""
+    moment = now.isoformat()
+    lines: list[str] = []
+    for job in jobs:
+        due = now + timedelta(seconds=job.due) if isinstance(job.due, float) else job.due
+        fields = (
+            job.id,
+            job.task,
+            job.queue,
+            job.args,
+            "scheduled" if due is not None and due > now else "queued",
+            str(job.priority),
+            moment if due is None else due.isoformat(),
+            moment,
+            str(job.max_attempts),
+            None if job.timeout is None else repr(job.timeout),
+            None if job.tags is None else _array(job.tags),
+            job.trace,
+        )
+        lines.append("\t".join("\\N" if f is None else f.translate(_ESCAPES) for f in fields))
+        if len(lines) == 2000:
+            yield ("\n".join(lines) + "\n").encode()
+            lines.clear()
+    if lines:
+        yield ("\n".join(lines) + "\n").encode()
+
+
+# Source: "COPY", Text Format, PostgreSQL documentation.
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _array(words: Iterable[str]) -> str:
+    quoted = (word.replace("\\", "\\\\").replace('"', '\\"') for word in words)
+    return "{" + ",".join(f'"{word}"' for word in quoted) + "}"
+
+
+def _due(due: datetime | float | None) -> dict[str, object]:
+    later = isinstance(due, int | float)
+    return {"moment": None if later else due, "delay": due if later else None}
+
+
+def _parameters(job: NewJob) -> dict[str, object]:
+    return {
+        "id": job.id,
+        "task": job.task,
+        "queue": job.queue,
+        "args": job.args,
+        "priority": job.priority,
+        "max_attempts": job.max_attempts,
+        "timeout": job.timeout,
+        "tags": None if job.tags is None else list(job.tags),
+        "trace": job.trace,
+        **_due(job.due),
+    }
+
+
+def _row(job: NewJob) -> dict[str, object]:
+    row = _parameters(job)
+    row["args"] = json.loads(job.args)
+    row["trace"] = None if job.trace is None else json.loads(job.trace)
+    row["moment"] = job.due.isoformat() if isinstance(job.due, datetime) else None
+    return row
