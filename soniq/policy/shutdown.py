@@ -37,7 +37,13 @@ class Patience:
 
 
 def phase_after(
-    phase: Phase, *, running: int, signals: int, stopping_seconds: float, patience: Patience
+    phase: Phase,
+    *,
+    running: int,
+    signals: int,
+    stopping_seconds: float,
+    aborting_seconds: float,
+    patience: Patience,
 ) -> Phase:
     """Decide the next phase.
 
@@ -46,11 +52,14 @@ def phase_after(
         running: Attempts that have not ended.
         signals: How often the worker was asked to stop.
         stopping_seconds: Time since it was first asked.
+        aborting_seconds: Time since handlers were cut short; 0 before.
         patience: How long to wait.
     """
     if phase is Phase.STOPPED or signals == 0:
         return phase
     if running == 0:
         return Phase.STOPPED
+    if phase is Phase.ABORTING:
+        return Phase.STOPPED if aborting_seconds >= patience.grace else phase
     hurried = signals > 1 or stopping_seconds >= patience.drain
-    return max(phase, Phase.ABORTING if hurried else Phase.DRAINING)
+    return Phase.ABORTING if hurried else Phase.DRAINING

@@ -78,6 +78,15 @@ UNKNOWN = """
     WHERE task <> ALL (CAST(%(tasks)s AS text[]))"""
 
 
+# A claim whose answer was lost with its connection: held by a worker that does not know.
+FORGOTTEN = """
+    UPDATE {soniq}.jobs SET
+        state = 'queued', worker_id = NULL, started_at = NULL, attempt = attempt - 1
+    WHERE worker_id = CAST(%(worker)s AS uuid) AND state = 'processing'
+      AND id <> ALL (CAST(%(known)s AS uuid[]))
+    RETURNING CAST(id AS text)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A claimed job, and whether somebody asked to cancel it meanwhile."""
@@ -122,14 +131,20 @@ def stage(notify: str) -> Query[Staged]:
     return Query(STAGE, {"notify": notify}, _staged)
 
 
+def hand_back_forgotten(worker_id: str, known: Sequence[str]) -> Query[str]:
+    """Release what the worker holds without knowing; answers the ids."""
+    return Query(FORGOTTEN, {"worker": worker_id, "known": list(known)}, lambda row: str(row[0]))
+
+
 def unknown_tasks(queues: Sequence[str], tasks: Sequence[str]) -> Query[str]:
     """List names near the heads of queues that are none of `tasks`."""
     return Query(UNKNOWN, {"queues": list(queues), "tasks": list(tasks)}, lambda row: str(row[0]))
 
 
 def _taken(row: Sequence[Any]) -> Taken:
-    job = Claimed(*row[:11], tags=tuple(row[11] or ()), trace=row[12])
-    return Taken(job, bool(row[13]))
+    (*head, tags, trace, cancel_requested) = row
+    job = Claimed(*head, tuple(tags or ()), trace)  # type: ignore[call-arg, unused-ignore]
+    return Taken(job, bool(cancel_requested))
 
 
 def _staged(row: Sequence[Any]) -> Staged:
