@@ -116,14 +116,14 @@ CANCEL = f"""
     WITH target AS (
         SELECT id, state FROM {{soniq}}.jobs WHERE id = CAST(%(id)s AS uuid) FOR UPDATE),
     gone AS (
-        DELETE FROM {{soniq}}.jobs j USING target t
-        WHERE j.id = t.id AND t.state <> 'processing' RETURNING {KEPT}),
+        DELETE FROM {{soniq}}.jobs
+        WHERE id = (SELECT id FROM target WHERE state <> 'processing') RETURNING {KEPT}),
     kept AS (
         INSERT INTO {{soniq}}.history ({KEPT}, state, reason)
         SELECT {KEPT}, 'cancelled', 'cancelled before it ran' FROM gone),
     asked AS (
-        UPDATE {{soniq}}.jobs j SET cancel_requested = true FROM target t
-        WHERE j.id = t.id AND t.state = 'processing' RETURNING j.id)
+        UPDATE {{soniq}}.jobs SET cancel_requested = true
+        WHERE id = (SELECT id FROM target WHERE state = 'processing') RETURNING id)
     SELECT CAST(NULL AS text) FROM gone
     UNION ALL SELECT CAST(pg_notify({{channel}}, 'c:' || id) AS text) FROM asked"""
 

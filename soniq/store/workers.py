@@ -32,7 +32,7 @@ HELD = """
     WHERE id = ANY (CAST(%(ids)s AS uuid[])) AND worker_id = CAST(%(worker)s AS uuid)
       AND state = 'processing'"""
 
-WATCH = "INSERT INTO {soniq}.watch DEFAULT VALUES ON CONFLICT (only) DO NOTHING"
+WATCH = "INSERT INTO {soniq}.watch DEFAULT VALUES ON CONFLICT (single) DO NOTHING"
 
 # Two tables are unlogged: after a crash of the server both are empty, and the watch starts anew, so
 # nobody who is still alive is robbed. Conflict-safe: every row is decided by itself.

@@ -113,7 +113,7 @@ CREATE UNLOGGED TABLE {soniq}.workers (
 -- One row, born with the first look for dead workers. A crash of the server empties it together with
 -- `workers`, and so starts the time of grace anew.
 CREATE UNLOGGED TABLE {soniq}.watch (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     since timestamptz NOT NULL DEFAULT statement_timestamp()
 );
 
