@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from soniq.db import _keeper, embedded
+from soniq.db import _account, _keeper, embedded
 from soniq.db.embedded import EmbeddedServer, binaries, default_directory
 from soniq.errors import EmbeddedFailed, EmbeddedUnavailable
 
@@ -550,7 +550,7 @@ class TestAsRoot:
         before = modes(public)
         with EmbeddedServer(public) as server:
             assert answers(server.url("postgres"))
-            assert (public / "data").stat().st_uid == embedded._unprivileged_user().uid
+            assert (public / "data").stat().st_uid == _account._unprivileged_user().uid
             assert Path(f"/proc/{postmaster(public)}").stat().st_uid != 0
         until(lambda: is_down(public))
         assert modes(public) == before
