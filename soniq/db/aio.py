@@ -26,8 +26,8 @@ from . import faults
 from .borrow import borrowed_async
 from .connection import AnyioConnection, on_trio
 from .conninfo import Address
-from .hosts import AsyncHost, AsyncPsycopgHost
-from .pool import AnyioPool, LentPool, Pool
+from .hosts import AsyncHost, AsyncPsycopgHost, outside_transaction, quiet
+from .pool import AnyioPool, LentPool, Pool, answers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -256,6 +256,67 @@ class Database:
             pooled = row is None or row[0] != connection.info.backend_pid
         if pooled:
             connection.prepare_threshold = None
+
+
+class Session:
+    """A connection of its own for one loop of a worker: made at first use, and again when it broke.
+
+    One operation runs at a time; a second one waits.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: AnyioConnection | None = None
+        self._turn = anyio.Lock(fast_acquire=True)
+
+    async def run(
+        self,
+        operation: Callable[..., Steps[R]],
+        *args: object,
+        timeout: float | None = None,  # noqa: ASYNC109  a scope for each call costs 10 us
+        **kwargs: object,
+    ) -> R:
+        """Perform an operation.
+
+        Args:
+            operation: The operation; type checkers do not hold its arguments against it here.
+            *args: Its arguments.
+            timeout: Seconds any one answer may take; `statement_timeout` by default.
+            **kwargs: Its arguments by name.
+
+        Raises:
+            DatabaseTimeout: It took longer; the connection was given up.
+            ConnectionLost: The connection broke, or none could be made; try again after a while.
+            SoniqError: What else the operation or the database raised.
+        """
+        limit = timeout or self._database.settings.statement_timeout
+        async with self._turn:
+            connection = await self._live(limit)
+            connection.limit = limit
+            host = AsyncPsycopgHost(connection, self._database.settings.schema, own=True)
+            try:
+                return await drive(operation(*args, **kwargs), host)
+            except SoniqError as error:
+                raise faults.trimmed(error)  # noqa: B904
+            finally:
+                if host.spent or not outside_transaction(connection):
+                    await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; a later use makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _live(self, seconds: float) -> AnyioConnection:
+        connection = self._connection
+        if connection is not None and (quiet(connection) or await answers(connection)):
+            return connection
+        await self.close()
+        with anyio.move_on_after(seconds):
+            self._connection = await self._database.connect()
+            return self._connection
+        raise faults.unreachable(seconds)
 
 
 def _loop() -> object:

@@ -18,7 +18,6 @@ from soniq.errors import (
     DatabaseTimeout,
     ReadOnlyServer,
     SchemaMissing,
-    SettingsError,
     SoniqError,
     TransactionAborted,
     TransientError,

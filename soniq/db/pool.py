@@ -157,22 +157,14 @@ class AnyioPool:
             now = monotonic()
             fresh = now < connection.expires
             trusted = quiet(connection) and now - connection.idle_since < CHECK_AFTER
-            if fresh and (trusted or await self._answers(connection)):
-                return connection
+            try:
+                if fresh and (trusted or await answers(connection)):
+                    return connection
+            except BaseException:
+                await self._discard(connection)
+                raise
             await self._discard(connection)
         return None
-
-    async def _answers(self, connection: AnyioConnection) -> bool:
-        """Ask the connection for a sign of life; it is discarded if the asking is cancelled."""
-        try:
-            with anyio.fail_after(CHECK_TIMEOUT):
-                await connection.execute("")
-        except (psycopg.Error, TimeoutError):
-            return False
-        except BaseException:
-            await self._discard(connection)
-            raise
-        return not connection.closed
 
     async def _new_one(self, deadline: float) -> AnyioConnection:
         """Connect, again and again until the deadline once the address is known to be right."""
@@ -232,6 +224,16 @@ class AnyioPool:
     async def _discard(self, connection: AnyioConnection) -> None:
         self.size -= 1
         await connection.close()
+
+
+async def answers(connection: AnyioConnection) -> bool:
+    """Ask a connection for a sign of life, with an empty statement."""
+    try:
+        with anyio.fail_after(CHECK_TIMEOUT):
+            await connection.execute("")
+    except (psycopg.Error, TimeoutError):
+        return False
+    return not connection.closed
 
 
 async def settle(connection: AnyioConnection) -> None:
