@@ -121,6 +121,7 @@ class Database:
         connection_factory: Callable[[], Any] | None = None,
     ) -> None:
         self.settings = settings
+        self.url = url
         self._schema = settings.schema
         self._address = Address(url, settings)
         self._given = pool

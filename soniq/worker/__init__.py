@@ -1,1 +1,1 @@
-"""TODO."""
+"""What runs: one worker, its loops, and the signals that end it."""

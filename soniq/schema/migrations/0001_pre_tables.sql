@@ -19,7 +19,9 @@ CREATE TABLE {soniq}.jobs (
     timeout_seconds double precision,
     tags text[],
     trace jsonb,
-    attempts jsonb
+    attempts jsonb,
+    -- Whoever names the worker has named the state: the fence of every write about a running job.
+    CONSTRAINT jobs_worker CHECK ((state = 'processing') = (worker_id IS NOT NULL))
 ) WITH (
     -- A claim and an ending touch every row: room for the new version on its page, and early vacuums.
     fillfactor = 80,

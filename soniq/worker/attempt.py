@@ -1,0 +1,127 @@
+"""One run of one job, as its worker sees it from claim to ending."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from ..job.codec import decode
+from ..job.context import BothWays, JobContext
+from ..job.record import Claimed
+from .transaction import JobTransaction, Lender
+
+if TYPE_CHECKING:
+    import anyio
+
+    from ..job.task import Task
+
+
+class Why(StrEnum):
+    """Why an attempt was told to stop."""
+
+    TIMEOUT = "it ran out of time"
+    CANCEL = "it was cancelled"
+    SHUTDOWN = "its worker is stopping"
+    FENCED = "its worker lost the database"
+    LOST = "it belongs to another worker now"
+
+
+class Attempt:
+    """A claimed job that runs.
+
+    Attributes:
+        job: The job as it was claimed.
+        task: What it calls.
+        deadline: When it runs out of time, by `time.monotonic()`; None is never.
+        timeout: The seconds from start to deadline.
+        threaded: Whether it runs in a thread, which nobody can kill.
+        why: Why it was told to stop; the first reason stays.
+        written: Whether its handler ended the job within its own transaction.
+        left: Whether its thread would not end and the worker went without it.
+        overran: Whether it was reported that its thread outlived the deadline.
+    """
+
+    __slots__ = (
+        "context",
+        "deadline",
+        "job",
+        "left",
+        "lender",
+        "overran",
+        "scope",
+        "started",
+        "task",
+        "threaded",
+        "timeout",
+        "why",
+        "written",
+    )
+
+    def __init__(
+        self, job: Claimed, task: Task[..., Any], lender: Lender, timeout: float | None
+    ) -> None:
+        self.job = job
+        self.task = task
+        self.lender = lender
+        self.threaded = not task.is_async
+        self.timeout = timeout
+        self.started = time.monotonic()
+        self.deadline = None if timeout is None else self.started + timeout
+        self.scope: anyio.CancelScope | None = None
+        self.why: Why | None = None
+        self.written = False
+        self.overran = False
+        self.left = False
+        self.context: JobContext | None = None
+
+    def stop(self, why: Why) -> None:
+        """Tell the handler to stop: cancel a coroutine, set the token of a thread."""
+        if self.why is None:
+            self.why = why
+            if self.scope is not None and not self.threaded:
+                self.scope.cancel()
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the handler should stop, for `JobContext`."""
+        why = self.why
+        return None if why is None else str(why)
+
+    def transaction(self) -> BothWays:
+        """Open a transaction that ends with this job's completion."""
+        return JobTransaction(self.lender, self.job, self._ended)
+
+    def build_context(self) -> JobContext:
+        """Make the context once; handlers that do not ask for it never pay for it."""
+        if self.context is None:
+            job = self.job
+            self.context = JobContext(
+                job_id=job.id,
+                job_name=job.task,
+                queue=job.queue,
+                attempt=job.attempt,
+                max_attempts=job.max_attempts,
+                worker_id=self.lender.worker_id,
+                scheduled_at=job.scheduled_at,
+                created_at=job.created_at,
+                tags=job.tags,
+                trace=decode(job.trace) if job.trace else {},
+                run=self,
+            )
+        return self.context
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Read the stored arguments, with the context where it is asked for.
+
+        Raises:
+            InvalidArguments: They do not fit this release of the code.
+        """
+        args, kwargs = self.task.arguments.call(decode(self.job.args))
+        name = self.task.arguments.context_name
+        if name is not None:
+            kwargs[name] = self.build_context()
+        return args, kwargs
+
+    def _ended(self) -> None:
+        self.written = True

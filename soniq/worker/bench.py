@@ -1,0 +1,119 @@
+"""The bench the loops of one worker share: what is ready, what runs, what ended."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from uuid import uuid4
+
+import anyio
+
+from ..events import Bus
+from ..job.hooks import Hooks
+from ..job.outcome import Ending, Interrupted
+from ..job.record import Claimed
+from ..job.registry import Registry
+from ..policy.shutdown import Phase
+from ..settings import Settings
+from .attempt import Attempt, Why
+from .bell import Bell
+
+
+class Bench:
+    """Plain shared state; it decides nothing and waits for nothing.
+
+    Attributes:
+        id: The worker's id, a UUID.
+        ready: Claimed jobs that wait for a slot, in order.
+        running: Attempts that run, by job id.
+        ended: Attempts whose endings are not yet written, each with its ending.
+        writing: Those being written at this moment.
+        phase: Where in its life the worker is.
+        idle: Whether the database was told that a notification would be of use.
+        listening: Whether notifications arrive.
+        hints: Queues that a notification named; `*` is any.
+        finished: Attempts ended so far.
+    """
+
+    def __init__(self, registry: Registry, settings: Settings, hooks: Hooks, bus: Bus) -> None:
+        self.id = str(uuid4())
+        self.registry = registry
+        self.settings = settings
+        self.hooks = hooks
+        self.bus = bus
+        self.ready: deque[Claimed] = deque()
+        self.running: dict[str, Attempt] = {}
+        self.ended: list[tuple[Claimed, Attempt | None, Ending]] = []
+        self.writing: Sequence[tuple[Claimed, Attempt | None, Ending]] = ()
+        self.phase = Phase.RUNNING
+        self.idle = False
+        self.listening = False
+        self.hints: set[str] = set()
+        self.finished = 0
+        self.fed_at = time.monotonic()
+        self.wake_fetch = Bell()
+        self.wake_complete = Bell()
+        self.wake_phase = Bell()
+        self.wake_watchdog = Bell()
+        self.wake_stage = Bell()
+        self._sleepers: deque[anyio.Event] = deque()
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is claimed."""
+        return self.phase is not Phase.RUNNING
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is held that the database does not yet know the end of."""
+        return bool(self.ready or self.running or self.ended or self.writing)
+
+    @property
+    def free(self) -> int:
+        """Slots without a job."""
+        return self.settings.concurrency - len(self.running)
+
+    def known(self) -> list[str]:
+        """List the ids of all jobs this worker knows it holds."""
+        unwritten = [*self.ended, *self.writing]
+        return [
+            *(job.id for job in self.ready),
+            *self.running,
+            *(job.id for job, _, _ in unwritten),
+        ]
+
+    def feed(self, jobs: Iterable[Claimed]) -> None:
+        """Put claimed jobs on the bench and wake as many runners as there are jobs."""
+        self.fed_at = time.monotonic()
+        for job in jobs:
+            self.ready.append(job)
+            if self._sleepers:
+                self._sleepers.popleft().set()
+
+    async def next_job(self) -> Claimed:
+        """Take the next ready job, waiting for one."""
+        while not self.ready:
+            awake = anyio.Event()
+            self._sleepers.append(awake)
+            self.wake_fetch.ring()
+            await awake.wait()
+        job = self.ready.popleft()
+        if not self.ready:
+            self.wake_fetch.ring()
+        return job
+
+    def end(self, job: Claimed, attempt: Attempt | None, ending: Ending) -> None:
+        """Put an ending down to be written."""
+        self.ended.append((job, attempt, ending))
+        self.wake_complete.ring()
+
+    def hand_back(self) -> None:
+        """Give every ready job back; the attempts do not count."""
+        while self.ready:
+            self.end(self.ready.popleft(), None, Interrupted())
+
+    def stop_running(self, why: Why) -> None:
+        """Tell every running attempt to stop."""
+        for attempt in list(self.running.values()):
+            attempt.stop(why)

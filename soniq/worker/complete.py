@@ -1,0 +1,243 @@
+"""Write how attempts ended: many in one round trip, each fenced, none able to harm another."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import anyio
+
+from ..db.aio import Session
+from ..errors import DatabaseError, TransientError
+from ..events import (
+    Event,
+    JobCancelled,
+    JobDied,
+    JobFinished,
+    JobReleased,
+    JobRetried,
+    JobSnoozed,
+    LeaseLost,
+)
+from ..job.outcome import Ending, Interrupted, Raised, TimedOut
+from ..job.record import Claimed, Job, JobStatus
+from ..policy import lifecycle
+from ..policy.lifecycle import Again, Bury, Drop, Finish, Later, Nothing, Release, Verdict
+from ..steps import Batch, Query, Steps
+from ..store import endings
+from ..store.endings import Told
+from .attempt import Attempt
+from .bench import Bench
+
+log = logging.getLogger("soniq.worker")
+
+Ended: TypeAlias = tuple[Claimed, Attempt | None, Ending]
+Judged: TypeAlias = tuple[Claimed, Attempt | None, Verdict]
+
+# Rows a statement writes at most: larger ones only make others wait for their locks.
+MOST = 1000
+
+
+class Completer:
+    """Takes endings off the bench and writes them.
+
+    While one batch is written the next gathers by itself: alone, a job is written at once; under
+    load, hundreds share a statement.
+    """
+
+    def __init__(self, bench: Bench, session: Session, retry_policy: Any = None) -> None:
+        self._bench = bench
+        self._session = session
+        self._retry_policy = retry_policy
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        bench = self._bench
+        while True:
+            if not bench.ended:
+                await bench.wake_complete.wait()
+                continue
+            bench.writing, bench.ended = bench.ended[:MOST], bench.ended[MOST:]
+            await self._write([self._judged(*ended) for ended in bench.writing])
+            bench.writing = ()
+            if bench.draining:
+                bench.wake_phase.ring()
+
+    # -- judging
+
+    def _judged(self, job: Claimed, attempt: Attempt | None, ending: Ending) -> Judged:
+        if attempt is None:
+            return (
+                job,
+                None,
+                Drop("cancelled") if not isinstance(ending, Interrupted) else Release(),
+            )
+        options = attempt.task.defaults
+        asked, delay = self._ask_policy(job, attempt, ending)
+        verdict = lifecycle.judge(
+            ending,
+            job,
+            options,
+            draw=random.random(),  # noqa: S311 - jitter needs no secrecy
+            snooze_max=self._bench.settings.snooze_max,
+            policy_delay=delay,
+            policy_asked=asked,
+        )
+        return job, attempt, verdict
+
+    def _ask_policy(
+        self, job: Claimed, attempt: Attempt, ending: Ending
+    ) -> tuple[bool, float | None]:
+        policy = attempt.task.defaults.retry_policy or self._retry_policy
+        if policy is None or not isinstance(ending, Raised | TimedOut):
+            return False, None
+        error = ending.error if isinstance(ending, Raised) else TimeoutError("job timed out")
+        try:
+            answer = policy(error, job.attempt, _record(job))
+            return True, None if answer is None else max(0.0, float(answer))
+        except Exception:
+            log.exception("the retry policy of %s failed; its task's delays are used", job.task)
+            return False, None
+
+    # -- writing
+
+    async def _write(self, judged: Sequence[Judged]) -> None:
+        """Write until it is written; a lost server is waited for."""
+        uncertain, delay = False, 0.05
+        while True:
+            try:
+                written = await self._session.run(_all_of, self._queries(judged))
+            except TransientError as error:
+                log.warning("endings of %d jobs wait for the database: %s", len(judged), error)
+                await anyio.sleep(delay * (0.5 + random.random()))  # noqa: S311
+                uncertain, delay = True, min(delay * 2, 5.0)
+            except DatabaseError as error:
+                await self._write_apart(judged, error)
+                return
+            else:
+                self._tell(judged, written, uncertain=uncertain)
+                return
+
+    async def _write_apart(self, judged: Sequence[Judged], error: DatabaseError) -> None:
+        """One row spoilt the batch: write each by itself, and the bad one as a failure."""
+        if len(judged) > 1:
+            for each in judged:
+                await self._write([each])
+            return
+        ((job, attempt, verdict),) = judged
+        log.error("the ending of job %s could not be written: %s", job.id, error)
+        if attempt is None or (isinstance(verdict, Bury) and verdict.reason == UNWRITABLE):
+            return
+        failure = lifecycle.Failure("failed", lifecycle.described(error))
+        await self._write([(job, attempt, Bury(UNWRITABLE, failure))])
+
+    def _queries(self, judged: Sequence[Judged]) -> list[Query[str]]:
+        me, notify = self._bench.id, self._bench.settings.notify
+        told: dict[type[Verdict], list[Told]] = {}
+        for job, _, verdict in judged:
+            told.setdefault(type(verdict), []).append(_told(job, verdict))
+        makers = {
+            Finish: lambda rows: endings.finish(me, rows),
+            Again: lambda rows: endings.again(me, rows),
+            Later: lambda rows: endings.later(me, rows),
+            Bury: lambda rows: endings.bury(me, rows),
+            Drop: lambda rows: endings.drop(me, rows),
+            Release: lambda rows: endings.release(me, rows, notify),
+        }
+        return [makers[kind](rows) for kind, rows in told.items() if kind is not Nothing]
+
+    # -- telling
+
+    def _tell(self, judged: Sequence[Judged], written: set[str], *, uncertain: bool) -> None:
+        bus = self._bench.bus
+        later = False
+        for job, attempt, verdict in judged:
+            lost = job.id not in written and not isinstance(verdict, Nothing)
+            # An answer lost with its connection may have been a success; that is no lost lease.
+            if lost and not uncertain:
+                bus.emit(LeaseLost(job.id, job.task, job.queue, job.attempt))
+            elif not isinstance(verdict, Finish | Nothing) or bus.wants(JobFinished):
+                bus.emit(_event(job, attempt, verdict))
+            later = later or isinstance(verdict, Again | Later)
+        if later:
+            self._bench.wake_stage.ring()
+
+
+UNWRITABLE = "the database refused its ending"
+
+
+def _all_of(queries: Sequence[Query[str]]) -> Steps[set[str]]:
+    if len(queries) == 1:
+        return set((yield from queries[0]))
+    answers = yield from Batch(queries)
+    return {job_id for rows in answers for job_id in rows}
+
+
+def _told(job: Claimed, verdict: Verdict) -> Told:
+    match verdict:
+        case Finish(result):
+            return Told(job.id, job.attempt, result=result)
+        case Later(delay):
+            return Told(job.id, job.attempt, delay=delay)
+        case Drop(reason):
+            return Told(job.id, job.attempt, reason=lifecycle.cleaned(reason, 2000))
+        case Again(delay, failure):
+            return Told(
+                job.id,
+                job.attempt,
+                delay=delay,
+                outcome=failure.outcome,
+                error=failure.error,
+                traceback=failure.traceback,
+            )
+        case Bury(reason, failure):
+            return Told(
+                job.id,
+                job.attempt,
+                reason=lifecycle.cleaned(reason, 2000),
+                outcome=failure.outcome,
+                error=failure.error,
+                traceback=failure.traceback,
+            )
+        case _:
+            return Told(job.id, job.attempt)
+
+
+def _event(job: Claimed, attempt: Attempt | None, verdict: Verdict) -> Event:
+    about = (job.id, job.task, job.queue, job.attempt)
+    match verdict:
+        case Again(delay, failure):
+            return JobRetried(*about, failure.error, delay)
+        case Later(delay):
+            return JobSnoozed(*about, delay)
+        case Bury(reason, failure):
+            return JobDied(*about, failure.error, reason)
+        case Drop(reason):
+            return JobCancelled(*about, reason)
+        case Release():
+            return JobReleased(*about)
+        case _:
+            started = attempt.started if attempt is not None else time.monotonic()
+            return JobFinished(*about, time.monotonic() - started)
+
+
+def _record(job: Claimed) -> Job:
+    from ..job.codec import decode
+
+    return Job(
+        id=job.id,
+        task=job.task,
+        queue=job.queue,
+        args=decode(job.args),
+        status=JobStatus.PROCESSING,
+        priority=job.priority,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        scheduled_at=job.scheduled_at,
+        created_at=job.created_at,
+        timeout=job.timeout,
+        tags=job.tags,
+    )

@@ -1,0 +1,65 @@
+"""Run a worker from code that has no event loop: it gets one of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+from .signals import run_with_signals
+from .worker import Worker
+
+log = logging.getLogger("soniq.worker")
+
+
+def run(
+    make: Callable[[], Awaitable[Worker]],
+    *,
+    signals: bool = True,
+    backend: str = "asyncio",
+    ready: Callable[[Worker, Callable[[], None]], None] | None = None,
+) -> int:
+    """Run a worker to its end; answer its exit code.
+
+    Args:
+        make: Makes the worker; called within the new event loop.
+        signals: Whether SIGTERM and SIGINT stop it.
+        backend: `asyncio`, with uvloop if that is installed, or `trio`.
+        ready: Told of the worker and of a way to stop it from any other thread, once it runs.
+    """
+    return anyio.run(
+        _main, make, signals, ready, backend=backend, backend_options=_options(backend)
+    )
+
+
+async def _main(
+    make: Callable[[], Awaitable[Worker]],
+    signals: bool,
+    ready: Callable[[Worker, Callable[[], None]], None] | None,
+) -> int:
+    worker = await make()
+    async with anyio.create_task_group() as tasks:
+        if ready is not None:
+            tasks.start_soon(_announce, worker, ready)
+        code = await (run_with_signals(worker) if signals else worker.run())
+        tasks.cancel_scope.cancel()
+    return code
+
+
+async def _announce(worker: Worker, ready: Callable[[Worker, Callable[[], None]], None]) -> None:
+    await worker.started.wait()
+    token = anyio.lowlevel.current_token()
+
+    def stop() -> None:
+        anyio.from_thread.run_sync(worker.stop, token=token)
+
+    ready(worker, stop)
+
+
+def _options(backend: str) -> dict[str, Any]:
+    if backend == "asyncio" and importlib.util.find_spec("uvloop") is not None:
+        return {"use_uvloop": True}
+    return {}

@@ -1,0 +1,219 @@
+"""Run what is ready: coroutines on the loop, functions in threads; and mind their deadlines."""
+
+from __future__ import annotations
+
+import time
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from ..errors import InvalidArguments, JobCancelled, JobTimeout
+from ..events import JobOverran, JobStarted
+from ..job.codec import encode
+from ..job.outcome import (
+    AlreadyWritten,
+    CancelAsked,
+    Ending,
+    Interrupted,
+    Raised,
+    Returned,
+    Signal,
+    TimedOut,
+)
+from ..job.record import Claimed
+from .attempt import Attempt, Why
+from .bench import Bench
+from .calls import Calls
+from .transaction import Lender
+
+# A runner lets the other loops in after this long; handlers that never wait would else starve them.
+TURN_SECONDS = 0.002
+
+
+class Executor:
+    """As many runners as there are slots; each takes one job after another.
+
+    Runners stay, because a task per job costs more than a short job does. One whose handler changed
+    a context variable is replaced, so that no job sees another's.
+    """
+
+    def __init__(self, bench: Bench, lender: Lender) -> None:
+        self._bench = bench
+        self._lender = lender
+        self._calls = Calls(bench.hooks)
+        settings = bench.settings
+        self._limiter = CapacityLimiter(settings.threads or settings.concurrency)
+        self._looks_at = float("inf")
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with anyio.create_task_group() as runners:
+            for _ in range(self._bench.settings.concurrency):
+                runners.start_soon(self._runner, runners)
+
+    def leave_threads(self) -> None:
+        """Stop waiting for threads that do not end; nothing is written about their jobs."""
+        for attempt in self._bench.running.values():
+            attempt.left = True
+            if attempt.scope is not None:
+                attempt.scope.shield = False
+                attempt.scope.cancel()
+
+    async def _runner(self, runners: TaskGroup) -> None:
+        bench, clean, turn_began = self._bench, copy_context(), time.monotonic()
+        while copy_context() == clean:
+            if not bench.ready:
+                job = await bench.next_job()
+                turn_began = time.monotonic()
+            else:
+                job = await bench.next_job()
+            await self._attempt(job)
+            if time.monotonic() - turn_began > TURN_SECONDS:
+                await checkpoint()
+                turn_began = time.monotonic()
+        clean.run(runners.start_soon, self._runner, runners)
+
+    async def _attempt(self, job: Claimed) -> None:
+        bench = self._bench
+        task = bench.registry.get(job.task)
+        attempt = Attempt(job, task, self._lender, self._timeout(job, task.defaults))
+        bench.running[job.id] = attempt
+        self._mind(attempt)
+        if bench.bus.wants(JobStarted):
+            bench.bus.emit(JobStarted(job.id, job.task, job.queue, job.attempt))
+        try:
+            ending = await self._ending(attempt)
+        finally:
+            bench.running.pop(job.id, None)
+        bench.finished += 1
+        if not attempt.left:
+            bench.end(job, attempt, ending)
+        if bench.draining:
+            bench.wake_phase.ring()
+
+    def _timeout(self, job: Claimed, declared: Any) -> float | None:
+        if job.timeout is not None:
+            return job.timeout or None
+        if declared.no_timeout:
+            return None
+        default = self._bench.settings.job_timeout
+        return (declared.timeout if declared.timeout is not None else default) or None
+
+    async def _ending(self, attempt: Attempt) -> Ending:
+        outside: BaseException | None = None
+        with CancelScope(shield=attempt.threaded) as scope:
+            attempt.scope = scope
+            try:
+                return self._after(attempt, await self._call(attempt))
+            except anyio.get_cancelled_exc_class() as error:
+                if scope.cancel_called or anyio.current_effective_deadline() == float("-inf"):
+                    raise
+                # The handler raised it of its own accord; nobody cancelled us.
+                outside = error
+            except (KeyboardInterrupt, SystemExit, GeneratorExit, BaseExceptionGroup) as error:
+                outside = error
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
+                outside = error
+        if outside is None:
+            return await self._cut_short(attempt)
+        return await self._failed(attempt, outside)
+
+    async def _cut_short(self, attempt: Attempt) -> Ending:
+        ending = _stopped(attempt)
+        if isinstance(ending, TimedOut):
+            await self._calls.failed(attempt, _timeout_error(ending))
+        return ending
+
+    async def _call(self, attempt: Attempt) -> str | None:
+        args, kwargs = attempt.arguments()
+        if attempt.threaded:
+            function = partial(self._calls.in_thread, attempt, args, kwargs)
+            run = partial(
+                to_thread.run_sync, function, abandon_on_cancel=True, limiter=self._limiter
+            )
+            result = await self._calls.around_thread(attempt, run)
+        elif self._calls.plain:
+            result = await attempt.task.function(*args, **kwargs)
+        else:
+            result = await self._calls.on_loop(attempt, args, kwargs)
+        return self._encoded(attempt, result)
+
+    def _encoded(self, attempt: Attempt, result: object) -> str | None:
+        if result is None:
+            return None
+        if isinstance(result, Signal):
+            raise result
+        limit = self._bench.settings.max_payload_bytes
+        try:
+            return encode(result, limit=limit, what="result")
+        except InvalidArguments as error:
+            raise type(error)(f"{attempt.job.task} returned what cannot be kept: {error}") from None
+
+    def _after(self, attempt: Attempt, result: str | None) -> Ending:
+        if attempt.written:
+            return AlreadyWritten()
+        if attempt.threaded and attempt.why is Why.TIMEOUT:
+            return TimedOut(attempt.timeout or 0.0)
+        return Returned(result)
+
+    async def _failed(self, attempt: Attempt, error: BaseException) -> Ending:
+        if attempt.written:
+            return self._after(attempt, None)
+        if not isinstance(error, Signal):
+            await self._calls.failed(attempt, error)
+        if attempt.why is Why.TIMEOUT or isinstance(error, JobCancelled):
+            return _stopped(attempt) if attempt.why is not None else Raised(error)
+        return Raised(error)
+
+    # -- deadlines
+
+    def _mind(self, attempt: Attempt) -> None:
+        if attempt.deadline is not None and attempt.deadline < self._looks_at:
+            self._bench.wake_watchdog.ring()
+
+    async def watch_deadlines(self) -> None:
+        """Stop attempts that ran out of time; report threads that outlive that.
+
+        One look over all running attempts at the next deadline costs less than a timer per job.
+        """
+        while True:
+            now = time.monotonic()
+            for attempt in list(self._bench.running.values()):
+                if attempt.deadline is not None and attempt.deadline <= now:
+                    self._out_of_time(attempt, now)
+            pending = [
+                attempt.deadline
+                for attempt in self._bench.running.values()
+                if attempt.deadline is not None and attempt.why is None
+            ]
+            self._looks_at = min(pending, default=float("inf"))
+            wait = None if not pending else max(0.0, self._looks_at - time.monotonic())
+            await self._bench.wake_watchdog.wait(wait)
+
+    def _out_of_time(self, attempt: Attempt, now: float) -> None:
+        attempt.stop(Why.TIMEOUT)
+        if attempt.threaded and not attempt.overran:
+            attempt.overran = True
+            job = attempt.job
+            self._bench.bus.emit(
+                JobOverran(job.id, job.task, job.queue, job.attempt, now - attempt.started)
+            )
+
+
+def _stopped(attempt: Attempt) -> Ending:
+    match attempt.why:
+        case Why.TIMEOUT:
+            return TimedOut(attempt.timeout or 0.0)
+        case Why.CANCEL:
+            return CancelAsked()
+        case _:
+            return Interrupted()
+
+
+def _timeout_error(ending: TimedOut) -> JobTimeout:
+    return JobTimeout(f"The attempt took longer than its timeout of {ending.seconds:g} s.")

@@ -1,0 +1,70 @@
+"""Do what one worker at a time should do, while this one holds the lease."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+
+from ..db.aio import Session
+from ..errors import DatabaseError
+from ..store import leaders
+from .bench import Bench
+
+log = logging.getLogger("soniq.worker")
+
+DUTY = "upkeep"
+
+Loop = Callable[[], Awaitable[None]]
+
+
+class Leader:
+    """Takes the lease when it is free, and runs the duties until it is lost."""
+
+    def __init__(self, bench: Bench, session: Session, duties: Sequence[Loop]) -> None:
+        self._bench = bench
+        self._session = session
+        self._duties = duties
+        self._lease = max(1.0, bench.settings.heartbeat_timeout / 2)
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            if await self._lead():
+                await self._serve()
+            await anyio.sleep(self._lease / 3)
+
+    async def resign(self) -> None:
+        """Give the lease up, so that nobody waits for its end."""
+        await self._session.run(leaders.resign(DUTY, self._bench.id).__iter__)
+
+    async def _serve(self) -> None:
+        """Run the duties side by side, renewing the lease; end when it cannot be renewed."""
+        async with anyio.create_task_group() as duties:
+            for duty in self._duties:
+                duties.start_soon(self._steadily, duty)
+            renewed = time.monotonic()
+            while time.monotonic() - renewed < self._lease:
+                await anyio.sleep(self._lease / 3)
+                if await self._lead():
+                    renewed = time.monotonic()
+            duties.cancel_scope.cancel()
+
+    async def _lead(self) -> bool:
+        query = leaders.lead(DUTY, self._bench.id, self._lease)
+        try:
+            return bool(await self._session.run(query.__iter__))
+        except DatabaseError as error:
+            log.debug("no lease for %s: %s", DUTY, error)
+            return False
+
+    async def _steadily(self, duty: Loop) -> None:
+        """Run one duty; after a fault of the database, run it again."""
+        while True:
+            try:
+                await duty()
+            except DatabaseError as error:
+                log.warning("upkeep waits for the database: %s", error)
+                await anyio.sleep(1.0)

@@ -1,0 +1,35 @@
+"""Forget what has been kept long enough, and make room for what will come."""
+
+from __future__ import annotations
+
+import anyio
+
+from ..db.aio import Session
+from ..store import history
+from .bench import Bench
+
+# Partitions are a day wide and made three days ahead: an hour is often enough.
+PAUSE_SECONDS = 3600.0
+
+
+class Pruner:
+    """Tends history's partitions and the dead letters."""
+
+    def __init__(self, bench: Bench, session: Session) -> None:
+        self._bench = bench
+        self._session = session
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            DatabaseError: For whoever leads to handle.
+        """
+        settings = self._bench.settings
+        while True:
+            await self._session.run(history.tend, settings.result_ttl)
+            if settings.dead_letter_ttl is not None:
+                prune = history.prune_dead_letters(settings.dead_letter_ttl)
+                while len(await self._session.run(prune.__iter__)) == 1000:
+                    pass
+            await anyio.sleep(PAUSE_SECONDS)

@@ -1,0 +1,54 @@
+"""Give the jobs of dead workers back."""
+
+from __future__ import annotations
+
+import anyio
+
+from ..db.aio import Session
+from ..events import JobCancelled, JobDied, JobRescued
+from ..store import workers
+from ..store.workers import Rescued
+from .bench import Bench
+
+
+class Rescuer:
+    """Looks for silent workers a few times within their timeout."""
+
+    def __init__(self, bench: Bench, session: Session) -> None:
+        self._bench = bench
+        self._session = session
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises:
+            DatabaseError: For whoever leads to handle.
+        """
+        settings = self._bench.settings
+        await self._session.run(workers.watch().__iter__)
+        while True:
+            rescued = await self._session.run(
+                workers.rescue(settings.heartbeat_timeout, settings.notify).__iter__
+            )
+            for job in rescued:
+                self._tell(job)
+            if rescued:
+                self._bench.hints.add("*")
+                self._bench.wake_fetch.ring()
+            if len(rescued) < 1000:
+                await self._session.run(
+                    workers.forget_silent(settings.heartbeat_timeout * 2).__iter__
+                )
+                await self._session.run(workers.watch().__iter__)
+                await anyio.sleep(min(settings.heartbeat_timeout / 6, 5.0))
+
+    def _tell(self, job: Rescued) -> None:
+        about = (job.id, job.task, job.queue, job.attempt)
+        error = f"WorkerLost: worker {job.worker_id} died or fell silent"
+        match job.fate:
+            case "queued":
+                self._bench.bus.emit(JobRescued(*about, job.worker_id))
+            case "dead_letter":
+                self._bench.bus.emit(JobDied(*about, error, "all attempts used"))
+            case _:
+                self._bench.bus.emit(JobCancelled(*about, "cancelled while it ran"))
