@@ -66,6 +66,10 @@ class AppNotFound(SettingsError):
     """No application, or more than one, was found where the command looked."""
 
 
+class DatabaseMissing(SettingsError):
+    """The server was reached, but it has no database of that name."""
+
+
 class SchemaMissing(SettingsError):
     """The database has no Soniq schema, or an older one than the code needs."""
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from .arguments import Arguments
-from .options import EnqueueOptions, TaskOptions, enqueue_options
+from .options import (
+    EnqueueOptions,
+    TaskOptions,
+    checked_name,
+    checked_queue,
+    enqueue_options,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,10 +96,25 @@ class TaskRef:
     Attributes:
         name: What its worker calls it.
         queue: Where its jobs go unless the enqueue says otherwise.
+        chosen: Options laid over that by `options()`.
     """
 
     name: str
     queue: str = "default"
+    chosen: EnqueueOptions = field(default_factory=EnqueueOptions)
+
+    def __post_init__(self) -> None:
+        checked_name(self.name, "a task's name", 255)
+        checked_queue(self.queue)
+
+    def options(self, **options: Any) -> TaskRef:
+        """Copy with other options for the jobs enqueued through the copy, as `Task.options`.
+
+        Raises:
+            UnknownOption: No option has that name.
+            InvalidOption: A value is out of range or of the wrong type.
+        """
+        return replace(self, chosen=enqueue_options(options).over(self.chosen))
 
 
 def default_name(function: Callable[..., Any]) -> str:
