@@ -2,4 +2,126 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .client.aio import AsyncTask, Soniq
+    from .client.sync import SoniqSync, SyncTask
+    from .errors import (
+        AccessDenied,
+        ConnectionLost,
+        DatabaseError,
+        DatabaseMissing,
+        DatabaseTimeout,
+        DuplicateTask,
+        EmbeddedFailed,
+        EmbeddedUnavailable,
+        InvalidArguments,
+        InvalidOption,
+        InvalidTransition,
+        JobCancelled,
+        JobError,
+        JobFailed,
+        JobNotFound,
+        JobTimeout,
+        LeaseLost,
+        MissingExtra,
+        PayloadTooLarge,
+        ReadOnlyServer,
+        SchemaChanged,
+        SchemaMissing,
+        SchemaTooNew,
+        SettingsError,
+        SoniqError,
+        TransactionAborted,
+        TransientError,
+        UnknownConnection,
+        UnknownOption,
+        UnknownTask,
+        UsageError,
+        WaitTimeout,
+        WorkerLost,
+    )
+    from .job.context import JobContext
+    from .job.outcome import Cancel, Discard, Retry, Snooze
+    from .job.record import Attempt, DeadLetter, Job, JobStatus, QueueStats
+    from .job.task import Call, Task, TaskRef
+
+__all__ = [
+    "AccessDenied",
+    "AsyncTask",
+    "Attempt",
+    "Call",
+    "Cancel",
+    "ConnectionLost",
+    "DatabaseError",
+    "DatabaseMissing",
+    "DatabaseTimeout",
+    "DeadLetter",
+    "Discard",
+    "DuplicateTask",
+    "EmbeddedFailed",
+    "EmbeddedUnavailable",
+    "InvalidArguments",
+    "InvalidOption",
+    "InvalidTransition",
+    "Job",
+    "JobCancelled",
+    "JobContext",
+    "JobError",
+    "JobFailed",
+    "JobNotFound",
+    "JobStatus",
+    "JobTimeout",
+    "LeaseLost",
+    "MissingExtra",
+    "PayloadTooLarge",
+    "QueueStats",
+    "ReadOnlyServer",
+    "Retry",
+    "SchemaChanged",
+    "SchemaMissing",
+    "SchemaTooNew",
+    "SettingsError",
+    "Snooze",
+    "Soniq",
+    "SoniqError",
+    "SoniqSync",
+    "SyncTask",
+    "Task",
+    "TaskRef",
+    "TransactionAborted",
+    "TransientError",
+    "UnknownConnection",
+    "UnknownOption",
+    "UnknownTask",
+    "UsageError",
+    "WaitTimeout",
+    "WorkerLost",
+    "__version__",
+]
+
+_CLIENTS = {
+    "AsyncTask": "client.aio",
+    "Soniq": "client.aio",
+    "SoniqSync": "client.sync",
+    "SyncTask": "client.sync",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for, so that `import soniq` costs next to nothing.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    rooms = [_CLIENTS[name]] if name in _CLIENTS else ["errors", "job"]
+    found = (getattr(import_module(f"{__name__}.{room}"), name, None) for room in rooms)
+    globals()[name] = value = next(filter(None, found))
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

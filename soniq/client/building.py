@@ -1,0 +1,241 @@
+"""From what a caller asks for to jobs that can be stored: everything checked, nothing written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeAlias
+
+from ..errors import InvalidArguments, InvalidOption, UnknownOption, UnknownTask, UsageError
+from ..job.codec import encode
+from ..job.ids import new_id
+from ..job.options import ENQUEUE_OPTIONS, EnqueueOptions, enqueue_options
+from ..job.record import NewJob
+from ..job.registry import Registry
+from ..job.task import Call, Task, TaskRef
+from ..settings import Settings
+
+log = logging.getLogger("soniq.client")
+
+P = ParamSpec("P")
+Target: TypeAlias = Task[..., Any] | TaskRef | Callable[..., Any] | str
+Given: TypeAlias = Mapping[str, Any] | Iterable[Any]
+
+
+class Builder:
+    """Makes jobs of calls; one for an application.
+
+    Args:
+        registry: The tasks that are known here.
+        settings: Retries, limits, and what to do about unknown names.
+    """
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._settings = settings
+
+    def one(
+        self,
+        target: Target,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, Any],
+        given: object,
+        options: Mapping[str, Any],
+    ) -> NewJob:
+        """Make one job.
+
+        Args:
+            target: What to run.
+            args: Positional arguments.
+            kwargs: Named arguments.
+            given: What was passed as `args=`, or None.
+            options: Options that lie in one namespace with the arguments; None is not given.
+
+        Raises:
+            UsageError: Any of it cannot be; see its branches.
+        """
+        task = self.resolve(target)
+        options = {name: value for name, value in options.items() if value is not None}
+        if given is None:
+            _refuse_clash(task, options)
+        elif args or kwargs:
+            raise InvalidArguments("Give arguments in args= or beside it, not both.")
+        else:
+            args, kwargs = _unpacked(task, given)
+        options.pop("connection", None)
+        bound = _bound(task, args, kwargs)
+        return self._new_job(task, bound, enqueue_options(options))
+
+    def many(
+        self, target: Target | Iterable[Call], args_list: object, options: Mapping[str, Any]
+    ) -> list[NewJob]:
+        """Make jobs of one task's argument sets, or of calls of unlike tasks.
+
+        Raises:
+            UsageError: Any of it cannot be; the message names the place in the list.
+        """
+        chosen = enqueue_options({name: v for name, v in options.items() if v is not None})
+        if args_list is None:
+            return [
+                self._at(place, self._new_job, call.task, call.args, chosen)
+                for place, call in enumerate(_calls(target))
+            ]
+        if isinstance(args_list, str | bytes | Mapping) or not isinstance(args_list, Iterable):
+            raise InvalidArguments(
+                "args_list is a list with the arguments of each job: dicts by name, or tuples."
+            )
+        task = self.resolve(target)  # type: ignore[arg-type]
+        return [
+            self._at(place, self._of, task, given, chosen) for place, given in enumerate(args_list)
+        ]
+
+    def bound(self, task: Task[..., Any], bound: Mapping[str, Any]) -> NewJob:
+        """Make one job of arguments that were named already."""
+        return self._new_job(task, bound, EnqueueOptions())
+
+    def resolve(self, target: Target) -> Task[..., Any] | TaskRef:
+        """Find what a caller means by a target.
+
+        Raises:
+            UnknownTask: A function that was not decorated, or a name nobody registered.
+            UsageError: It is nothing that can be enqueued.
+        """
+        match target:
+            case Task() | TaskRef():
+                return target
+            case str():
+                return self._named(target)
+            case _ if callable(target):
+                return self._decorated(target)
+            case _:
+                raise UsageError(
+                    f"{target!r} cannot be enqueued. Pass a task, a function decorated with "
+                    "@eq.job(), its name, or TaskRef(name)."
+                )
+
+    def _named(self, name: str) -> Task[..., Any] | TaskRef:
+        task = self._registry.find(name)
+        if task is not None:
+            return task
+        if self._settings.enqueue_validation == "strict":
+            return self._registry.get(name)
+        if self._settings.enqueue_validation == "warn":
+            log.warning("no task named %r is known here; its arguments are not checked", name)
+        return TaskRef(name)
+
+    def _decorated(self, function: Callable[..., Any]) -> Task[..., Any]:
+        for task in self._registry:
+            if task.function is function:
+                return task
+        name = getattr(function, "__qualname__", repr(function))
+        raise UnknownTask(
+            f"{name} is no task of this application. Decorate it with @eq.job(), and enqueue what "
+            "the decorator returns."
+        )
+
+    def _of(self, task: Task[..., Any] | TaskRef, given: object, chosen: EnqueueOptions) -> NewJob:
+        args, kwargs = _unpacked(task, given)
+        return self._new_job(task, _bound(task, args, kwargs), chosen)
+
+    def _at(
+        self, place: int, make: Callable[P, NewJob], *args: P.args, **kwargs: P.kwargs
+    ) -> NewJob:
+        try:
+            return make(*args, **kwargs)
+        except UsageError as error:
+            raise type(error)(f"Job {place} of the list: {error}") from None
+
+    def _new_job(
+        self, task: Task[..., Any] | TaskRef, bound: Mapping[str, Any], asked: EnqueueOptions
+    ) -> NewJob:
+        text = encode(bound, limit=self._settings.max_payload_bytes, what="argument")
+        chosen = asked.over(task.chosen)
+        retries = chosen.max_retries
+        if isinstance(task, TaskRef):
+            queue, priority, tags = task.queue, 100, None
+        else:
+            declared = task.defaults
+            queue, priority, tags = declared.queue, declared.priority, declared.tags
+            retries = declared.max_retries if retries is None else retries
+        return NewJob(
+            id=new_id(),
+            task=task.name,
+            queue=queue if chosen.queue is None else chosen.queue,
+            args=text,
+            priority=priority if chosen.priority is None else chosen.priority,
+            due=chosen.due,
+            max_attempts=1 + (self._settings.max_retries if retries is None else retries),
+            timeout=chosen.timeout,
+            tags=tags if chosen.tags is None else chosen.tags,
+        )
+
+
+def _bound(
+    task: Task[..., Any] | TaskRef, args: tuple[object, ...], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    if isinstance(task, TaskRef):
+        if args:
+            raise InvalidArguments(
+                f"{task.name!r} is known by name only, so its arguments must be named: "
+                "user_id=1, not 1."
+            )
+        return dict(kwargs)
+    try:
+        return task.arguments.bind(args, kwargs)
+    except InvalidArguments as error:
+        hidden = [name for name in ENQUEUE_OPTIONS if name in kwargs]
+        if not hidden or hidden[0] in task.arguments.names:
+            raise
+        raise InvalidArguments(
+            f"{error} {hidden[0]!r} is an option of single jobs: enqueue "
+            f"task.options({hidden[0]}=...)."
+        ) from None
+
+
+def _refuse_clash(task: Task[..., Any] | TaskRef, options: Mapping[str, Any]) -> None:
+    if isinstance(task, TaskRef):
+        return
+    for name in options:
+        if name in task.arguments.names:
+            instead = (
+                "within(connection) for the connection"
+                if name == "connection"
+                else f"task.options({name}=...) for the option"
+            )
+            raise UnknownOption(
+                f"{name!r} is an option of enqueue and a parameter of {task.name}: it could mean "
+                f"either. Use {instead}, and args={{{name!r}: ...}} for the argument."
+            )
+
+
+def _unpacked(
+    task: Task[..., Any] | TaskRef, given: object
+) -> tuple[tuple[object, ...], Mapping[str, Any]]:
+    """Read one job's arguments: a mapping by name, a list or tuple by place, or a model."""
+    if isinstance(given, Mapping):
+        for name in given:
+            if not isinstance(name, str):
+                raise InvalidArguments(f"Arguments have names, and {name!r} is none.")
+        return (), given
+    if isinstance(given, list | tuple):
+        return tuple(given), {}
+    model = None if isinstance(task, TaskRef) else task.arguments.model
+    if model is not None and isinstance(given, model):
+        return (given,), {}
+    raise InvalidArguments(
+        f"Arguments of one job come as a dict by name or a tuple by place, not {given!r}. "
+        f"For a single one: ({given!r},)."
+    )
+
+
+def _calls(calls: object) -> Iterable[Call]:
+    if isinstance(calls, Iterable) and not isinstance(calls, str | Mapping):
+        found = list(calls)
+        for place, call in enumerate(found):
+            if not isinstance(call, Call):
+                raise InvalidArguments(
+                    f"Job {place} of the list is {call!r}, not a call. Make calls with "
+                    "task.call(...), or give the task and a list: enqueue_many(task, [...])."
+                )
+        return found
+    raise InvalidOption("enqueue_many(task, [...]) needs the list; [task.call(...), ...] is one.")
