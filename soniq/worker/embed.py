@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from .companions import companions
 from .signals import run_with_signals
 from .worker import Worker
 
@@ -41,12 +42,15 @@ async def _main(
     ready: Callable[[Worker, Callable[[], None]], None] | None,
 ) -> int:
     worker = await make()
-    async with anyio.create_task_group() as tasks:
-        if ready is not None:
-            tasks.start_soon(_announce, worker, ready)
-        code = await (run_with_signals(worker) if signals else worker.run())
-        tasks.cancel_scope.cancel()
-    return code
+    try:
+        async with companions() as tasks:
+            if ready is not None:
+                tasks.start_soon(_announce, worker, ready)
+            return await (run_with_signals(worker) if signals else worker.run())
+    finally:
+        # The loop ends here, and with it whatever the worker's pool holds open.
+        with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+            await worker.close()
 
 
 async def _announce(worker: Worker, ready: Callable[[Worker, Callable[[], None]], None]) -> None:

@@ -9,6 +9,7 @@ import threading
 
 import anyio
 
+from .companions import companions
 from .worker import Worker
 
 log = logging.getLogger("soniq.worker")
@@ -21,11 +22,9 @@ async def run_with_signals(worker: Worker) -> int:
     """
     if threading.current_thread() is not threading.main_thread():
         return await worker.run()
-    async with anyio.create_task_group() as tasks:
+    async with companions() as tasks:
         tasks.start_soon(_watch, worker)
-        code = await worker.run()
-        tasks.cancel_scope.cancel()
-    return code
+        return await worker.run()
 
 
 async def _watch(worker: Worker) -> None:

@@ -109,6 +109,10 @@ class Worker:
                     await session.close()
             lender.close()
 
+    async def close(self) -> None:
+        """Close the pool of its database in this event loop; for whoever made both."""
+        await self._database.close()
+
     async def _run(self, sessions: list[Session], lender: Lender) -> int:
         fetching, completing, beating, upkeep, staging = sessions
         bench = self.bench
