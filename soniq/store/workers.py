@@ -35,44 +35,45 @@ HELD = """
 WATCH = "INSERT INTO {soniq}.watch DEFAULT VALUES ON CONFLICT (single) DO NOTHING"
 
 # Two tables are unlogged: after a crash of the server both are empty, and the watch starts anew, so
-# nobody who is still alive is robbed. Conflict-safe: every row is decided by itself.
+# nobody who is still alive is robbed. A row lock reads the newest version of its row, while the look
+# for a live worker is not repeated; so `t` keeps only jobs that are still the lost worker's.
 RESCUE = f"""
     WITH live AS (
         SELECT id FROM {{soniq}}.workers WHERE seen_at > statement_timestamp()
             - make_interval(secs => CAST(%(timeout)s AS double precision))),
-    t AS (
-        SELECT j.id, 'worker_lost' AS outcome,
-               'WorkerLost: worker ' || coalesce(CAST(j.worker_id AS text), '?')
-                   || ' died or fell silent' AS error,
-               CAST(NULL AS text) AS traceback,
+    locked AS MATERIALIZED (
+        SELECT j.id, j.worker_id, j.attempt,
                CASE WHEN j.cancel_requested THEN 'cancelled'
-                    WHEN j.attempt >= j.max_attempts THEN 'dead_letter' ELSE 'queued' END AS fate,
-               j.worker_id AS lost
+                    WHEN j.attempt >= j.max_attempts THEN 'dead_letter' ELSE 'queued' END AS fate
         FROM {{soniq}}.jobs j
         WHERE j.state = 'processing' AND NOT EXISTS (SELECT FROM live WHERE live.id = j.worker_id)
           AND EXISTS (SELECT FROM {{soniq}}.watch WHERE since < statement_timestamp()
               - make_interval(secs => CAST(%(timeout)s AS double precision)))
         LIMIT 1000
         FOR UPDATE OF j SKIP LOCKED),
-    noted AS (
-        SELECT j.id, (coalesce(j.attempts, '[]') || jsonb_build_object(
-            'attempt', j.attempt, 'outcome', t.outcome, 'error', t.error, 'traceback', NULL,
-            'worker_id', j.worker_id, 'started_at', j.started_at,
-            'ended_at', statement_timestamp())) AS attempts
-        FROM {{soniq}}.jobs j JOIN t ON j.id = t.id
-        WHERE j.id = ANY (ARRAY (SELECT id FROM t))),
+    t AS MATERIALIZED (
+        SELECT j.id, j.task, j.queue, j.attempt, j.worker_id, locked.fate,
+            coalesce(j.attempts, '[]') || jsonb_build_object(
+                'attempt', j.attempt, 'outcome', 'worker_lost',
+                'error', 'WorkerLost: worker ' || CAST(j.worker_id AS text)
+                    || ' died or fell silent',
+                'traceback', NULL, 'worker_id', j.worker_id, 'started_at', j.started_at,
+                'ended_at', statement_timestamp()) AS attempts
+        FROM {{soniq}}.jobs j JOIN locked
+            ON j.id = locked.id AND j.attempt = locked.attempt AND j.worker_id = locked.worker_id
+        WHERE j.id = ANY (ARRAY (SELECT id FROM locked))),
     back AS (
         UPDATE {{soniq}}.jobs j SET
-            state = 'queued', worker_id = NULL, started_at = NULL, attempts = n.attempts
-        FROM t JOIN noted n ON n.id = t.id
+            state = 'queued', worker_id = NULL, started_at = NULL, attempts = t.attempts
+        FROM t
         WHERE j.id = ANY (ARRAY (SELECT id FROM t)) AND j.id = t.id AND t.fate = 'queued'
         RETURNING j.id),
     gone AS (
-        DELETE FROM {{soniq}}.jobs j USING t JOIN noted n ON n.id = t.id
+        DELETE FROM {{soniq}}.jobs j USING t
         WHERE j.id = ANY (ARRAY (SELECT id FROM t)) AND j.id = t.id AND t.fate <> 'queued'
         RETURNING j.id, j.task, j.queue, j.args, j.priority, j.attempt, j.max_attempts,
             j.scheduled_at, j.created_at, j.started_at, j.worker_id, j.timeout_seconds, j.tags,
-            j.trace, n.attempts, t.fate),
+            j.trace, t.attempts, t.fate),
     buried AS (
         INSERT INTO {{soniq}}.dead_letters ({KEPT}, reason)
         SELECT {KEPT}, 'all attempts used; the last worker died or fell silent'
@@ -84,10 +85,9 @@ RESCUE = f"""
     told AS (
         SELECT CAST({{soniq}}.wake('*', CAST(%(notify)s AS text)) AS text)
         FROM (SELECT FROM back LIMIT 1) AS any_back)
-    SELECT CAST(j.id AS text), j.task, j.queue, j.attempt, t.fate, CAST(t.lost AS text),
+    SELECT CAST(id AS text), task, queue, attempt, fate, CAST(worker_id AS text),
            (SELECT count(*) FROM told)
-    FROM t JOIN {{soniq}}.jobs j ON j.id = t.id
-    WHERE j.id = ANY (ARRAY (SELECT id FROM t))"""
+    FROM t"""
 
 FORGET_SILENT = """
     DELETE FROM {soniq}.workers WHERE seen_at < statement_timestamp()
