@@ -53,6 +53,7 @@ class Bench:
         self.finished = 0
         self.fed_at = time.monotonic()
         self.wake_fetch = Bell()
+        self.wake_news = Bell()
         self.wake_complete = Bell()
         self.wake_phase = Bell()
         self.wake_watchdog = Bell()
@@ -82,6 +83,12 @@ class Bench:
             *self.running,
             *(job.id for job, _, _ in unwritten),
         ]
+
+    def hear(self, queue: str) -> None:
+        """Take in that there may be work in a queue; `*` is any."""
+        if queue == "*" or not self.settings.queues or queue in self.settings.queues:
+            self.hints.add(queue)
+            self.wake_news.ring()
 
     def feed(self, jobs: Iterable[Claimed]) -> None:
         """Put claimed jobs on the bench and wake as many runners as there are jobs."""

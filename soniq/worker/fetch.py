@@ -6,23 +6,31 @@ import logging
 import random
 import time
 from collections import Counter
-
-import anyio
+from typing import TypeVar
 
 from ..db.aio import Session
 from ..errors import DatabaseError, TransientError
 from ..job.outcome import CancelAsked
-from ..job.record import Claimed
 from ..policy import turns
+from ..steps import Query
 from ..store import claims, workers
+from ..store.claims import Taken
 from .bench import Bench
 
 log = logging.getLogger("soniq.worker")
 
-# While jobs come without a break for this long, notifications are of no use and are called off.
+R = TypeVar("R")
+
+# While jobs come with shorter breaks than LULL for longer than BUSY, notifications are of no use:
+# enqueuers are spared them, and the worker looks by itself every PAUSE until nothing came for LINGER.
 BUSY_SECONDS = 0.1
+LULL_SECONDS = 0.005
+PAUSE_SECONDS = 0.002
+LINGER_SECONDS = 0.05
 # How often a busy worker looks for queues it did not know to have work.
 LOOK_SECONDS = 1.0
+# Jobs claimed ahead that found no slot for this long go back: another worker may be free.
+HOLD_SECONDS = 1.0
 # After going idle the first looks are quick: a job whose enqueuer saw us busy and commits only now
 # sends no notification.
 FIRST_NAP_SECONDS = 0.1
@@ -40,9 +48,12 @@ class Fetcher:
         self._session = session
         self._tasks = bench.registry.names()
         self._lanes: list[str] = []
+        self._recent: list[str] = []
         self._turn = 0
         self._looked_at = 0.0
+        self._took_at = 0.0
         self._busy_since: float | None = None
+        self._stuck: list[str] = []
         self._warned: set[str] = set()
         self._pace = Pace()
         self._uncertain = False
@@ -60,22 +71,33 @@ class Fetcher:
                 self._uncertain = True
                 level = logging.WARNING if isinstance(error, TransientError) else logging.ERROR
                 log.log(level, "claiming waits for the database: %s", error)
-                with anyio.move_on_after(delay * (0.5 + random.random())):  # noqa: S311
-                    await self._bench.wake_phase.wait()
+                await self._bench.wake_news.wait(delay * (0.5 + random.random()))  # noqa: S311
                 delay = min(delay * 2, 5.0)
         self._bench.hand_back()
 
     async def _round(self) -> None:
         bench = self._bench
-        room = self._room()
-        if room <= 0:
-            await bench.wake_fetch.wait()
+        if (room := self._room()) <= 0:
+            await self._wait_for_room()
             return
         if self._uncertain:
-            await self._session.run(claims.hand_back_forgotten(bench.id, bench.known()).__iter__)
+            await self._ask(claims.hand_back_forgotten(bench.id, bench.known()))
             self._uncertain = False
         if not await self._take(room):
             await self._rest()
+        elif bench.idle and bench.listening and not self._lanes:
+            # Whatever else there were would have been notified.
+            await self._wait_for_news(FIRST_NAP_SECONDS)
+
+    async def _wait_for_room(self) -> None:
+        """Wait until jobs are wanted; hand back what was claimed ahead and finds no slot."""
+        bench = self._bench
+        rung = await bench.wake_fetch.wait(HOLD_SECONDS if bench.ready else None)
+        if not rung and time.monotonic() - bench.fed_at >= HOLD_SECONDS:
+            bench.hand_back()
+
+    async def _ask(self, query: Query[R]) -> list[R]:
+        return await self._session.run(query.__iter__)
 
     def _room(self) -> int:
         """Say how many jobs to claim; 0 while enough are at hand."""
@@ -86,113 +108,132 @@ class Fetcher:
         # Claimed by halves: a claim of one job costs nearly what a claim of hundreds does.
         return target - at_hand if at_hand <= target // 2 else 0
 
+    # -- taking
+
     async def _take(self, room: int) -> bool:
-        """Claim from the queues that had work, then from those a look finds; answer if any came."""
-        self._hear()
-        now = time.monotonic()
-        looked = not self._lanes or now - self._looked_at > LOOK_SECONDS
-        if looked:
+        """Claim from the queues known to have work, or from those a look finds."""
+        hinted = self._hear()
+        stale = time.monotonic() - self._looked_at > LOOK_SECONDS
+        look_first = not self._lanes or (stale and not hinted)
+        if look_first:
             await self._look()
-        if await self._claim(room):
-            await self._note_busy(now)
-            return True
-        if not looked:
+        came = await self._claim(room)
+        if not came and not look_first:
             await self._look()
-            if await self._claim(room):
-                await self._note_busy(now)
-                return True
-        return False
+            came = await self._claim(room)
+        if came:
+            await self._note_busy()
+        return came
 
     async def _claim(self, room: int) -> bool:
         """Claim until there is no room or no queue with work; answer if any job came."""
-        bench, came = self._bench, False
+        bench, came, asked = self._bench, False, self._lanes
         while room > 0 and self._lanes and not bench.draining:
             numbers = turns.shares(room, self._lanes, self._turn)
             self._turn += 1
-            taken = await self._session.run(claims.claim(bench.id, numbers, self._tasks).__iter__)
+            taken = await self._ask(claims.claim(bench.id, numbers, self._tasks))
             counts = Counter(each.job.queue for each in taken)
-            dry = {lane for lane, asked in numbers.items() if counts[lane] < asked}
+            dry = {lane for lane, number in numbers.items() if counts[lane] < number}
             self._lanes = [lane for lane in self._lanes if lane not in dry]
-            taken.sort(key=lambda each: (each.job.priority, each.job.scheduled_at, each.job.id))
-            for each in taken:
-                if each.cancel_requested:
-                    bench.end(each.job, None, CancelAsked())
-            self._feed([each.job for each in taken if not each.cancel_requested])
+            self._feed(taken)
             room -= len(taken)
             came = came or bool(taken)
+        if came:
+            self._recent = asked
+        self._stuck = [] if came else asked
         return came
 
-    def _feed(self, jobs: list[Claimed]) -> None:
-        self.dry = False
-        self._bench.feed(jobs)
+    def _feed(self, taken: list[Taken]) -> None:
+        # UPDATE ... RETURNING promises no order.
+        taken.sort(key=lambda each: (each.job.priority, each.job.scheduled_at, each.job.id))
+        for each in taken:
+            if each.cancel_requested:
+                self._bench.end(each.job, None, CancelAsked())
+        if taken:
+            self.dry = False
+            self._bench.feed(each.job for each in taken if not each.cancel_requested)
 
     async def _look(self) -> None:
         """Find the queues that have work."""
-        found = await self._session.run(claims.lanes(self._bench.settings.queues).__iter__)
-        self._lanes = found
+        self._lanes = await self._ask(claims.lanes(self._bench.settings.queues))
         self._looked_at = time.monotonic()
 
-    def _hear(self) -> None:
-        """Add the queues that notifications named to those that have work."""
-        hints, served = self._bench.hints, self._bench.settings.queues
-        if "*" in hints:
-            self._looked_at = 0.0
-        named = (hint for hint in hints if hint != "*" and (not served or hint in served))
-        self._lanes += [lane for lane in named if lane not in self._lanes]
+    def _hear(self) -> bool:
+        """Add the queues that notifications named; answer whether they name all there can be."""
+        hints = self._bench.hints
+        named = [hint for hint in hints if hint != "*" and hint not in self._lanes]
+        everything = "*" in hints
         hints.clear()
+        self._lanes += named
+        if everything:
+            self._looked_at = 0.0
+        return bool(named) and not everything
 
     # -- nothing to do
 
     async def _rest(self) -> None:
         """Wait for work: for a notification if one will come, and for the next poll in any case."""
         bench = self._bench
-        self._busy_since = None
+        if not bench.idle and await self._linger():
+            return
+        self.dry = True
+        bench.wake_phase.ring()
         if bench.listening and not bench.idle and await self._say_idle():
             return
         await self._warn_of_unknown()
-        nap = FIRST_NAP_SECONDS
-        while not bench.draining:
-            self.dry = True
-            bench.wake_phase.ring()
-            poll = bench.settings.poll_interval
-            if await bench.wake_fetch.wait(min(nap, poll)) and (bench.hints or not bench.listening):
-                return
+        nap, poll = FIRST_NAP_SECONDS, bench.settings.poll_interval
+        while not bench.draining and not await self._wait_for_news(min(nap, poll)):
             nap *= 2
             if nap > poll:
-                await self._session.run(claims.stage(bench.settings.notify).__iter__)
-            if self._room() > 0 and await self._take(self._room()):
+                await self._ask(claims.stage(bench.settings.notify))
+            if await self._take(self._room()):
                 return
+
+    async def _linger(self) -> bool:
+        """After a busy time look a few times more before asking for notifications."""
+        while time.monotonic() - self._took_at < LINGER_SECONDS and not self._bench.draining:
+            await self._bench.wake_news.wait(PAUSE_SECONDS)
+            self._lanes = list(self._recent)
+            if await self._claim(self._room()):
+                await self._note_busy()
+                return True
+        return False
+
+    async def _wait_for_news(self, seconds: float) -> bool:
+        began = time.monotonic()
+        news = await self._bench.wake_news.wait(seconds)
+        if time.monotonic() - began > LULL_SECONDS:
+            self._busy_since = None
+        return news
 
     async def _say_idle(self) -> bool:
         """Ask for notifications, then look once more; answer if a job came meanwhile."""
         self._bench.idle = True
-        await self._session.run(workers.set_idle(self._bench.id, idle=True).__iter__)
+        self._busy_since = None
+        await self._ask(workers.set_idle(self._bench.id, idle=True))
         return await self._take(self._room())
 
-    async def _note_busy(self, now: float) -> None:
+    async def _note_busy(self) -> None:
         """Call notifications off when jobs come without a break."""
+        self._took_at = time.monotonic()
         if self._busy_since is None:
-            self._busy_since = now
-        elif self._bench.idle and now - self._busy_since > BUSY_SECONDS:
+            self._busy_since = self._took_at
+        elif self._bench.idle and self._took_at - self._busy_since > BUSY_SECONDS:
             self._bench.idle = False
-            await self._session.run(workers.set_idle(self._bench.id, idle=False).__iter__)
+            await self._ask(workers.set_idle(self._bench.id, idle=False))
 
     async def _warn_of_unknown(self) -> None:
         """Say once per name that jobs wait for a task this worker does not have."""
-        if not self._lanes and not (found := await self._still_waiting()):
+        if not self._stuck:
             return
-        found = self._lanes or found
-        names = await self._session.run(claims.unknown_tasks(found, self._tasks).__iter__)
-        for name in set(names) - self._warned:
-            self._warned.add(name)
-            log.warning(
-                "jobs wait for the task %r, which this worker does not have; a worker that has it "
-                "will run them. Import its module here if none does.",
-                name,
-            )
-
-    async def _still_waiting(self) -> list[str]:
-        return await self._session.run(claims.lanes(self._bench.settings.queues).__iter__)
+        for name in await self._ask(claims.unknown_tasks(self._stuck, self._tasks)):
+            if name not in self._warned:
+                self._warned.add(name)
+                log.warning(
+                    "jobs wait for the task %r, which this worker does not have; a worker that "
+                    "has it will run them. Import its module here if none does.",
+                    name,
+                )
 
 
 class Pace:

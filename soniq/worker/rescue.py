@@ -33,8 +33,7 @@ class Rescuer:
             for job in rescued:
                 self._tell(job)
             if rescued:
-                self._bench.hints.add("*")
-                self._bench.wake_fetch.ring()
+                self._bench.hear("*")
             if len(rescued) < 1000:
                 await self._session.run(
                     workers.forget_silent(settings.heartbeat_timeout * 2).__iter__

@@ -27,8 +27,7 @@ class Stager:
         while True:
             (staged,) = await self._session.run(claims.stage(bench.settings.notify).__iter__)
             if staged.moved:
-                bench.hints.add("*")
-                bench.wake_fetch.ring()
+                bench.hear("*")
             if staged.moved < 1000:
                 look = bench.settings.poll_interval if bench.idle else BUSY_LOOK_SECONDS
                 next_seconds = look if staged.next_seconds is None else staged.next_seconds

@@ -178,6 +178,7 @@ class Worker:
         if before is Phase.RUNNING and bench.draining:
             bench.hand_back()
             bench.wake_fetch.ring()
+            bench.wake_news.ring()
         if before < Phase.ABORTING and bench.phase is Phase.ABORTING:
             self._aborted_at = now
             bench.stop_running(Why.SHUTDOWN)
@@ -222,15 +223,13 @@ class Worker:
             bench.idle = False
         bench.bus.emit(Listening(healthy))
         # Whatever was notified while nobody listened: look now.
-        bench.hints.add("*")
-        bench.wake_fetch.ring()
+        bench.hear("*")
 
     def _heard(self, message: str) -> None:
         bench = self.bench
         kind, _, rest = message.partition(":")
         if kind == "q":
-            bench.hints.add(rest)
-            bench.wake_fetch.ring()
+            bench.hear(rest)
             if rest == "*":
                 bench.wake_stage.ring()
         elif kind == "c" and (attempt := bench.running.get(rest)) is not None:
