@@ -22,7 +22,7 @@ log = logging.getLogger("soniq.worker")
 R = TypeVar("R")
 
 # While jobs come with shorter breaks than LULL for longer than BUSY, notifications are of no use:
-# enqueuers are spared them, and the worker looks by itself every PAUSE until nothing came for LINGER.
+# enqueuers are spared them, and the worker looks every PAUSE until nothing came for LINGER.
 BUSY_SECONDS = 0.1
 LULL_SECONDS = 0.005
 PAUSE_SECONDS = 0.002
