@@ -150,6 +150,8 @@ class PsycopgHost(Host):
             if not self._spoiled(error):
                 raise
             cursor.execute(sql, step.params, binary=step.binary, prepare=False)
+        if cursor.pgresult is None:  # the caller is in pipeline mode: send, and wait
+            cursor._fetch_pipeline()
         return decoded(step, cursor.fetchall()) if has_rows(cursor) else []
 
     def batch(self, step: Batch) -> list[list[Any]]:
@@ -227,6 +229,8 @@ class AsyncPsycopgHost(AsyncHost):
             if not self._spoiled(error):
                 raise
             await cursor.execute(sql, step.params, binary=step.binary, prepare=False)
+        if cursor.pgresult is None:  # the caller is in pipeline mode: send, and wait
+            await cursor._fetch_pipeline()
         return decoded(step, await cursor.fetchall()) if has_rows(cursor) else []
 
     async def batch(self, step: Batch) -> list[list[Any]]:

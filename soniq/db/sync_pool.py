@@ -60,7 +60,8 @@ class OwnPool:
             name="soniq",
             open=False,
         )
-        self._pool.open()
+        # Without waiting for the one that is made already, the first use would make a second.
+        self._pool.open(wait=True, timeout=settings.pool_timeout)
 
     def checkout(self) -> Connection:
         """Lend a connection in autocommit, alive as far as can be seen without asking it.
