@@ -201,7 +201,16 @@ def checked_due(scheduled_at: object, delay: object) -> datetime | float | None:
             f"scheduled_at {scheduled_at.isoformat()} has no time zone, so it names no moment. "
             "Use datetime.now(UTC) or give it a tzinfo."
         )
-    return scheduled_at.astimezone(UTC)
+    try:
+        moment = scheduled_at.astimezone(UTC)
+    except OverflowError:
+        moment = datetime.max.replace(tzinfo=UTC)
+    # A year of room at both ends: a record is read in whatever time zone its reader's session has.
+    if not 2 <= moment.year <= 9998:
+        raise InvalidOption(
+            f"scheduled_at {scheduled_at.isoformat()} is outside of the years 2 to 9998."
+        )
+    return moment
 
 
 def _given(check: Callable[[Any], Any], value: Any) -> Any:

@@ -41,13 +41,12 @@ CREATE FUNCTION {soniq}.enqueue(
 ) RETURNS uuid LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     job_id uuid := coalesce(enqueue.id, {soniq}.uuid7());
-    due timestamptz := coalesce(
-        enqueue.scheduled_at, statement_timestamp() + enqueue.delay, statement_timestamp());
-    later boolean := due > statement_timestamp();
+    due timestamptz;
+    later boolean;
 BEGIN
-    IF coalesce(enqueue.task, '') = '' OR length(enqueue.task) > 255 THEN
+    IF coalesce(enqueue.task, '') !~ '\S' OR length(enqueue.task) > 255 THEN
         RAISE EXCEPTION 'soniq: task must be 1 to 255 characters' USING ERRCODE = '22023';
-    ELSIF coalesce(enqueue.queue, '') = '' OR length(enqueue.queue) > 128 THEN
+    ELSIF coalesce(enqueue.queue, '') !~ '\S' OR length(enqueue.queue) > 128 THEN
         RAISE EXCEPTION 'soniq: queue must be 1 to 128 characters' USING ERRCODE = '22023';
     ELSIF enqueue.priority IS NULL OR enqueue.priority NOT BETWEEN 1 AND 1000 THEN
         RAISE EXCEPTION 'soniq: priority must be 1 to 1000' USING ERRCODE = '22023';
@@ -55,13 +54,26 @@ BEGIN
         RAISE EXCEPTION 'soniq: args must be a JSON object' USING ERRCODE = '22023';
     ELSIF enqueue.max_retries IS NULL OR enqueue.max_retries NOT BETWEEN 0 AND 10000 THEN
         RAISE EXCEPTION 'soniq: max_retries must be 0 to 10000' USING ERRCODE = '22023';
-    ELSIF enqueue.delay < interval '0' THEN
-        RAISE EXCEPTION 'soniq: delay must not be negative' USING ERRCODE = '22023';
+    ELSIF enqueue.delay NOT BETWEEN interval '0' AND interval '100 years' THEN
+        RAISE EXCEPTION 'soniq: delay must be 0 to 100 years' USING ERRCODE = '22023';
     ELSIF enqueue.delay IS NOT NULL AND enqueue.scheduled_at IS NOT NULL THEN
         RAISE EXCEPTION 'soniq: give delay or scheduled_at, not both' USING ERRCODE = '22023';
-    ELSIF enqueue.timeout_seconds < 0 THEN
-        RAISE EXCEPTION 'soniq: timeout_seconds must not be negative' USING ERRCODE = '22023';
+    -- Moments that not every client can read: one such row would spoil every list it is in.
+    ELSIF enqueue.scheduled_at NOT BETWEEN '0002-01-01 00:00+00' AND '9998-12-31 23:59:59.999999+00'
+    THEN
+        RAISE EXCEPTION 'soniq: scheduled_at must be in the years 2 to 9998'
+            USING ERRCODE = '22023';
+    ELSIF enqueue.timeout_seconds NOT BETWEEN 0 AND 3155760000 THEN
+        RAISE EXCEPTION 'soniq: timeout_seconds must be 0 to 3155760000' USING ERRCODE = '22023';
+    ELSIF cardinality(enqueue.tags) > 50 OR EXISTS (
+            SELECT FROM unnest(enqueue.tags) AS tag
+            WHERE coalesce(tag, '') !~ '\S' OR length(tag) > 100) THEN
+        RAISE EXCEPTION 'soniq: tags must be at most 50 words of 1 to 100 characters'
+            USING ERRCODE = '22023';
     END IF;
+    due := coalesce(
+        enqueue.scheduled_at, statement_timestamp() + enqueue.delay, statement_timestamp());
+    later := due > statement_timestamp();
     INSERT INTO {soniq}.jobs
         (id, task, queue, args, state, priority, scheduled_at, max_attempts, timeout_seconds, tags)
     VALUES
@@ -92,6 +104,9 @@ BEGIN
         part := 'history_' || to_char(day, 'YYYYMMDD');
         IF to_regclass(format('%I.%I', {channel}, part)) IS NULL THEN
             EXECUTE format('CREATE TABLE {soniq}.%I (LIKE {soniq}.history INCLUDING ALL)', part);
+            -- Whoever is about to finish a job into the default partition ends first, and the next
+            -- waits: a row that came between the move and the ATTACH would make the latter fail.
+            LOCK TABLE {soniq}.history_default IN ACCESS EXCLUSIVE MODE;
             -- ATTACH blocks neither readers nor writers of the parent, CREATE ... PARTITION OF does.
             EXECUTE format(
                 'WITH moved AS (DELETE FROM {soniq}.history_default
