@@ -35,8 +35,8 @@ HELD = """
 WATCH = "INSERT INTO {soniq}.watch DEFAULT VALUES ON CONFLICT (single) DO NOTHING"
 
 # Two tables are unlogged: after a crash of the server both are empty, and the watch starts anew, so
-# nobody who is still alive is robbed. A row lock reads the newest version of its row, while the look
-# for a live worker is not repeated; so `t` keeps only jobs that are still the lost worker's.
+# nobody alive is robbed. A row lock reads the newest version of its row, while the look for a live
+# worker is not repeated; so `t` keeps only jobs that are still the lost worker's.
 RESCUE = f"""
     WITH live AS (
         SELECT id FROM {{soniq}}.workers WHERE seen_at > statement_timestamp()

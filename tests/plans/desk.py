@@ -15,7 +15,7 @@ from soniq.db.sync_connection import Connection
 from soniq.job.ids import new_id
 from soniq.job.record import Claimed, NewJob
 from soniq.steps import Query, Steps
-from soniq.store import claims, jobs, workers
+from soniq.store import claims, endings, jobs, workers
 
 
 class Desk:
@@ -68,6 +68,10 @@ class Desk:
         """Claim from one queue."""
         taken = self.ask(claims.claim(worker, {queue: number}, ["task"]))
         return [each.job for each in taken]
+
+    def finish(self, worker: str, job_id: str, attempt: int, result: str | None = None) -> Any:
+        """Write one attempt's good ending; answer the ids that were written."""
+        return self.ask(endings.finish(worker, [job_id], [attempt], [result]))
 
     def state(self, job_id: str) -> str | None:
         """Tell where in its life a job is; None if it is nowhere."""

@@ -106,7 +106,7 @@ def test_a_rescued_worker_changes_nothing_any_more(watch: Desk) -> None:
     silenced(watch, lost)
     watch.ask(workers.rescue(TIMEOUT, "off"))
     before = watch.everything()
-    assert watch.ask(endings.finish(lost, [Told(job.id, job.attempt)])) == []
+    assert watch.finish(lost, job.id, job.attempt) == []
     assert watch.everything() == before
 
 
