@@ -137,14 +137,18 @@ class Bus:
 
     def __init__(self) -> None:
         self._subscribers: list[tuple[type[Event], Callable[[Any], None]]] = []
+        self._wanted: dict[type[Event], bool] = {}
 
     def subscribe(self, kind: type[E], subscriber: Callable[[E], None]) -> None:
         """Have `subscriber` called with every event of that kind, or of a kind below it."""
         self._subscribers.append((kind, subscriber))
+        self._wanted.clear()
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody listens to that kind; hot paths ask before they make an event."""
-        return any(issubclass(kind, wanted) for wanted, _ in self._subscribers)
+        if kind not in self._wanted:
+            self._wanted[kind] = any(issubclass(kind, each) for each, _ in self._subscribers)
+        return self._wanted[kind]
 
     def emit(self, event: Event) -> None:
         """Tell everybody; a subscriber that fails is logged and harms nobody."""

@@ -124,7 +124,6 @@ class Told:
 
     id: str
     attempt: int
-    result: str | None = None
     delay: float = 0.0
     reason: str = ""
     outcome: str = ""
@@ -132,9 +131,12 @@ class Told:
     traceback: str | None = None
 
 
-def finish(worker_id: str, told: Sequence[Told]) -> Query[str]:
-    """Move jobs to history as done."""
-    return _query(FINISH, worker_id, told, results=[t.result for t in told])
+def finish(
+    worker_id: str, ids: list[str], attempts: list[int], results: list[str | None]
+) -> Query[str]:
+    """Move jobs to history as done; three lists of one length, the results as JSON text."""
+    params = {"worker": worker_id, "ids": ids, "attempts": attempts, "results": results}
+    return Query(FINISH, params, _text)
 
 
 def again(worker_id: str, told: Sequence[Told]) -> Query[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import anyio
@@ -22,7 +22,7 @@ from ..events import (
     JobSnoozed,
     LeaseLost,
 )
-from ..job.outcome import Ending, Interrupted, Raised, TimedOut
+from ..job.outcome import Ending, Interrupted, Raised, Returned, TimedOut
 from ..job.record import Claimed, Job, JobStatus
 from ..policy import lifecycle
 from ..policy.lifecycle import Again, Bury, Drop, Finish, Later, Nothing, Release, Verdict
@@ -69,12 +69,11 @@ class Completer:
     # -- judging
 
     def _judged(self, job: Claimed, attempt: Attempt | None, ending: Ending) -> Judged:
+        if type(ending) is Returned:  # nearly all are
+            return job, attempt, Finish(ending.result)
         if attempt is None:
-            return (
-                job,
-                None,
-                Drop("cancelled") if not isinstance(ending, Interrupted) else Release(),
-            )
+            never_ran = Release() if isinstance(ending, Interrupted) else Drop("cancelled")
+            return job, None, never_ran
         options = attempt.task.defaults
         asked, delay = self._ask_policy(job, attempt, ending)
         verdict = lifecycle.judge(
@@ -136,30 +135,35 @@ class Completer:
 
     def _queries(self, judged: Sequence[Judged]) -> list[Query[str]]:
         me, notify = self._bench.id, self._bench.settings.notify
+        done = [(job, verdict.result) for job, _, verdict in judged if type(verdict) is Finish]
         told: dict[type[Verdict], list[Told]] = {}
         for job, _, verdict in judged:
-            told.setdefault(type(verdict), []).append(_told(job, verdict))
-        makers = {
-            Finish: lambda rows: endings.finish(me, rows),
+            if type(verdict) is not Finish:
+                told.setdefault(type(verdict), []).append(_told(job, verdict))
+        makers: dict[type[Verdict], Callable[[list[Told]], Query[str]]] = {
             Again: lambda rows: endings.again(me, rows),
             Later: lambda rows: endings.later(me, rows),
             Bury: lambda rows: endings.bury(me, rows),
             Drop: lambda rows: endings.drop(me, rows),
             Release: lambda rows: endings.release(me, rows, notify),
         }
-        return [makers[kind](rows) for kind, rows in told.items() if kind is not Nothing]
+        queries = [makers[kind](rows) for kind, rows in told.items() if kind is not Nothing]
+        if done:
+            ids, attempts = [job.id for job, _ in done], [job.attempt for job, _ in done]
+            queries.append(endings.finish(me, ids, attempts, [result for _, result in done]))
+        return queries
 
     # -- telling
 
     def _tell(self, judged: Sequence[Judged], written: set[str], *, uncertain: bool) -> None:
         bus = self._bench.bus
-        later = False
+        later, tell_done = False, bus.wants(JobFinished)
         for job, attempt, verdict in judged:
             lost = job.id not in written and not isinstance(verdict, Nothing)
             # An answer lost with its connection may have been a success; that is no lost lease.
             if lost and not uncertain:
                 bus.emit(LeaseLost(job.id, job.task, job.queue, job.attempt))
-            elif not isinstance(verdict, Finish | Nothing) or bus.wants(JobFinished):
+            elif tell_done or not isinstance(verdict, Finish | Nothing):
                 bus.emit(_event(job, attempt, verdict))
             later = later or isinstance(verdict, Again | Later)
         if later:
@@ -178,8 +182,6 @@ def _all_of(queries: Sequence[Query[str]]) -> Steps[set[str]]:
 
 def _told(job: Claimed, verdict: Verdict) -> Told:
     match verdict:
-        case Finish(result):
-            return Told(job.id, job.attempt, result=result)
         case Later(delay):
             return Told(job.id, job.attempt, delay=delay)
         case Drop(reason):

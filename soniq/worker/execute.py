@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -48,10 +49,12 @@ class Executor:
         self._calls = Calls(bench.hooks)
         settings = bench.settings
         self._limiter = CapacityLimiter(settings.threads or settings.concurrency)
+        self._cancelled: type[BaseException] = Exception
         self._looks_at = float("inf")
 
     async def run(self) -> None:
         """Run until cancelled."""
+        self._cancelled = anyio.get_cancelled_exc_class()
         async with anyio.create_task_group() as runners:
             for _ in range(self._bench.settings.concurrency):
                 runners.start_soon(self._runner, runners)
@@ -65,34 +68,49 @@ class Executor:
                 attempt.scope.cancel()
 
     async def _runner(self, runners: TaskGroup) -> None:
-        bench, clean, turn_began = self._bench, copy_context(), time.monotonic()
-        while copy_context() == clean:
-            if not bench.ready:
-                job = await bench.next_job()
-                turn_began = time.monotonic()
-            else:
-                job = await bench.next_job()
-            await self._attempt(job)
-            if time.monotonic() - turn_began > TURN_SECONDS:
-                await checkpoint()
-                turn_began = time.monotonic()
+        """Run jobs until one of them spoils this task for the next, then let another follow.
+
+        One cancel scope serves all jobs of a runner: a scope for each cost a fifth of a short job.
+        """
+        clean, cut = copy_context(), None
+        with CancelScope() as scope:
+            turn_began = time.monotonic()
+            while copy_context() == clean and not scope.cancel_called:
+                waits = not self._bench.ready
+                cut = self._begin(await self._bench.next_job(), scope)
+                ending = await self._ending(cut)
+                self._end(cut, ending)
+                cut = None
+                now = time.monotonic()
+                if waits:
+                    turn_began = now
+                elif now - turn_began > TURN_SECONDS:
+                    await checkpoint()
+                    turn_began = now
+                if isinstance(ending, Raised) and isinstance(ending.error, self._cancelled):
+                    break
+        if cut is not None:
+            self._end(cut, await self._cut_short(cut))
         clean.run(runners.start_soon, self._runner, runners)
 
-    async def _attempt(self, job: Claimed) -> None:
+    def _begin(self, job: Claimed, scope: CancelScope) -> Attempt:
         bench = self._bench
         task = bench.registry.get(job.task)
         attempt = Attempt(job, task, self._lender, self._timeout(job, task.defaults))
+        attempt.scope = None if attempt.threaded else scope
         bench.running[job.id] = attempt
-        self._mind(attempt)
+        if attempt.deadline is not None and attempt.deadline < self._looks_at:
+            bench.wake_watchdog.ring()
         if bench.bus.wants(JobStarted):
             bench.bus.emit(JobStarted(job.id, job.task, job.queue, job.attempt))
-        try:
-            ending = await self._ending(attempt)
-        finally:
-            bench.running.pop(job.id, None)
+        return attempt
+
+    def _end(self, attempt: Attempt, ending: Ending) -> None:
+        bench = self._bench
+        del bench.running[attempt.job.id]
         bench.finished += 1
         if not attempt.left:
-            bench.end(job, attempt, ending)
+            bench.end(attempt.job, attempt, ending)
         if bench.draining:
             bench.wake_phase.ring()
 
@@ -105,23 +123,17 @@ class Executor:
         return (declared.timeout if declared.timeout is not None else default) or None
 
     async def _ending(self, attempt: Attempt) -> Ending:
-        outside: BaseException | None = None
-        with CancelScope(shield=attempt.threaded) as scope:
-            attempt.scope = scope
-            try:
-                return self._after(attempt, await self._call(attempt))
-            except anyio.get_cancelled_exc_class() as error:
-                if scope.cancel_called or anyio.current_effective_deadline() == float("-inf"):
-                    raise
-                # The handler raised it of its own accord; nobody cancelled us.
-                outside = error
-            except (KeyboardInterrupt, SystemExit, GeneratorExit, BaseExceptionGroup) as error:
-                outside = error
-            except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
-                outside = error
-        if outside is None:
-            return await self._cut_short(attempt)
-        return await self._failed(attempt, outside)
+        try:
+            return self._after(attempt, await self._call(attempt))
+        except self._cancelled as error:
+            if anyio.current_effective_deadline() == float("-inf"):
+                raise
+            # The handler raised it of its own accord; nobody cancelled us.
+            return await self._failed(attempt, error)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, BaseExceptionGroup) as error:
+            return await self._failed(attempt, error)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
+            return await self._failed(attempt, error)
 
     async def _cut_short(self, attempt: Attempt) -> Ending:
         ending = _stopped(attempt)
@@ -133,15 +145,18 @@ class Executor:
         args, kwargs = attempt.arguments()
         if attempt.threaded:
             function = partial(self._calls.in_thread, attempt, args, kwargs)
-            run = partial(
-                to_thread.run_sync, function, abandon_on_cancel=True, limiter=self._limiter
-            )
-            result = await self._calls.around_thread(attempt, run)
+            result = await self._in_thread(attempt, function)
         elif self._calls.plain:
             result = await attempt.task.function(*args, **kwargs)
         else:
             result = await self._calls.on_loop(attempt, args, kwargs)
         return self._encoded(attempt, result)
+
+    async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
+        """Call in a thread, and wait whatever happens, until told to leave the thread behind."""
+        run = partial(to_thread.run_sync, function, abandon_on_cancel=True, limiter=self._limiter)
+        with CancelScope(shield=True) as attempt.scope:
+            return await self._calls.around_thread(attempt, run)
 
     def _encoded(self, attempt: Attempt, result: object) -> str | None:
         if result is None:
@@ -165,16 +180,13 @@ class Executor:
         if attempt.written:
             return self._after(attempt, None)
         if not isinstance(error, Signal):
-            await self._calls.failed(attempt, error)
+            with CancelScope(shield=True):
+                await self._calls.failed(attempt, error)
         if attempt.why is Why.TIMEOUT or isinstance(error, JobCancelled):
             return _stopped(attempt) if attempt.why is not None else Raised(error)
         return Raised(error)
 
     # -- deadlines
-
-    def _mind(self, attempt: Attempt) -> None:
-        if attempt.deadline is not None and attempt.deadline < self._looks_at:
-            self._bench.wake_watchdog.ring()
 
     async def watch_deadlines(self) -> None:
         """Stop attempts that ran out of time; report threads that outlive that.

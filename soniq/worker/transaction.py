@@ -13,7 +13,6 @@ from ..errors import LeaseLost
 from ..job.record import Claimed
 from ..steps import Query
 from ..store import endings
-from ..store.endings import Told
 
 if TYPE_CHECKING:
     from ..db import aio, sync
@@ -103,8 +102,7 @@ class JobTransaction:
             self._ended()
 
     def _finish(self) -> Query[str]:
-        told = Told(self._job.id, self._job.attempt)
-        return endings.finish(self._lender.worker_id, [told])
+        return endings.finish(self._lender.worker_id, [self._job.id], [self._job.attempt], [None])
 
     def _check(self, written: list[str]) -> None:
         if not written:
