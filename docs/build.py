@@ -189,7 +189,7 @@ def described(path: str, command: click.Command, context: click.Context) -> Iter
     from soniq.cli.options import SHARED
 
     own = [p for p in command.params if p.name not in SHARED or path == "soniq"]
-    said = dedent(command.help or "").replace("\b\n", "").strip()
+    said = inspect.cleandoc(command.help or "").replace("\b\n", "")
     rows = [f"| {option(p)} | {cell(getattr(p, 'help', None) or '')} |" for p in own]
     table = "\n".join(["| takes | meaning |", "| --- | --- |", *rows]) if rows else ""
     yield "\n\n".join(part for part in (f"### `{path}`", said, table) if part)
@@ -206,8 +206,20 @@ def option(parameter: click.Parameter) -> str:
         return f"`{parameter.metavar or (parameter.name or '').upper()}`"
     names = [*parameter.opts, *parameter.secondary_opts]
     flag = isinstance(parameter, click.Option) and (parameter.is_flag or parameter.count)
-    value = "" if flag else f" {parameter.metavar or parameter.type.name.upper()}"
-    return ", ".join(f"`{name}{value}`" for name in names)
+    value = "" if flag else f" {parameter.metavar or value_of(parameter.type)}"
+    return cell(f"`{', '.join(names)}{value}`")
+
+
+def value_of(kind: click.ParamType) -> str:
+    match kind:
+        case click.Choice():
+            return "|".join(str(choice) for choice in kind.choices)
+        case click.IntRange() if kind.max is not None:
+            return f"{kind.min}-{kind.max}"
+        case click.IntRange():
+            return "INTEGER"
+        case _:
+            return kind.name.upper()
 
 
 # -- text

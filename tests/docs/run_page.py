@@ -1,13 +1,14 @@
 """Run the blocks of one page in order, as a reader would who copies each: `run_page.py PAGE.md`.
 
-Python blocks share one namespace and one event loop, and may await at their top level. Bash blocks
-run between them, in the same folder. An HTML comment before a block says what else is to be done:
+Python blocks share one namespace and one event loop, and may await at their top level. Bash and SQL
+blocks run between them, in the same folder and database. An HTML comment before a block says what
+else is to be done:
 
     <!-- runs: no, REASON -->       left out
     <!-- runs: beside -->           bash only: started, left running, and ended with the page
     <!-- file: jobs.py -->          not run but written to that file, in the working folder
 
-Blocks of other kinds (console, sql, text ...) are for reading. With `--list`, blocks are counted.
+Blocks of other kinds (console, ini, text ...) are for reading. With `--list`, blocks are counted.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>\S*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
 )
 COMMENT = re.compile(r"<!--\s*(?P<key>runs|file):\s*(?P<value>.*?)\s*-->\s*\Z")
-KINDS = ("python", "bash")
+KINDS = ("python", "bash", "sql")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,10 @@ class Reader:
             case Block(kind="bash"):
                 print(f"-- line {block.line}: bash", flush=True)
                 subprocess.run(shell(block), check=True)
+            case Block(kind="sql"):
+                print(f"-- line {block.line}: sql", flush=True)
+                with psycopg.connect(os.environ["SONIQ_DATABASE_URL"], autocommit=True) as conn:
+                    conn.execute(block.text.encode())
             case _:
                 print(f"-- line {block.line}: python", flush=True)
                 self.execute(block)

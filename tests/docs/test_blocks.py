@@ -19,11 +19,13 @@ def name_of(page: Path) -> str:
 
 
 def has_blocks(page: Path) -> bool:
-    return page.exists() and any(f"```{kind}" in page.read_text() for kind in ("python", "bash"))
+    return page.exists() and any(
+        f"```{kind}" in page.read_text() for kind in ("python", "bash", "sql")
+    )
 
 
 def read_page(page: Path, database_url: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([commands(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SONIQ_")}
     environ |= {"SONIQ_DATABASE_URL": database_url, "PATH": path, "PYTHONUNBUFFERED": "1"}
     environ["PYTHONPATH"] = str(REPOSITORY)
@@ -37,6 +39,15 @@ def read_page(page: Path, database_url: str, folder: Path) -> subprocess.Complet
         timeout=55,
         check=False,
     )
+
+
+def commands(folder: Path) -> str:
+    """Make a folder with `soniq` in it: the command of this very code, installed or not."""
+    (folder / ".bin").mkdir(parents=True, exist_ok=True)
+    command = folder / ".bin" / "soniq"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m soniq "$@"\n')
+    command.chmod(0o755)
+    return str(command.parent)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if has_blocks(p)], ids=name_of)
@@ -62,6 +73,13 @@ class TestRunner:
 
     def test_a_failing_command_fails(self, tmp_path: Path) -> None:
         assert self.run("```bash\nfalse\n```\n", tmp_path).returncode == 1
+
+    def test_a_failing_statement_fails(self, tmp_path: Path, empty_database: str) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("```sql\nCREATE TABLE t (n int);\nSELECT n FROM t;\n```\n")
+        assert read_page(page, empty_database, tmp_path / "one").returncode == 0
+        page.write_text("```sql\nSELECT missing FROM t;\n```\n")
+        assert "UndefinedColumn" in read_page(page, empty_database, tmp_path / "two").stdout
 
     def test_blocks_share_names_the_loop_and_the_folder(self, tmp_path: Path) -> None:
         page = (
