@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ CLAIM = """
     WHERE j.id = ANY (ARRAY (SELECT id FROM picked))
     RETURNING CAST(j.id AS text), j.task, j.queue, CAST(j.args AS text), j.attempt,
         j.max_attempts, j.snoozes, j.priority, j.scheduled_at, j.created_at, j.timeout_seconds,
-        j.tags, CAST(j.trace AS text), j.cancel_requested"""
+        CAST(to_jsonb(j.tags) AS text), CAST(j.trace AS text), j.cancel_requested"""
 
 # A thousand at a time, so that a million that fall due at once do not make one huge transaction.
 STAGE = """
@@ -143,7 +144,7 @@ def unknown_tasks(queues: Sequence[str], tasks: Sequence[str]) -> Query[str]:
 
 def _taken(row: Sequence[Any]) -> Taken:
     (*head, tags, trace, cancel_requested) = row
-    job = Claimed(*head, tuple(tags or ()), trace)  # type: ignore[call-arg, unused-ignore]
+    job = Claimed(*head, tuple(json.loads(tags)) if tags else (), trace)  # type: ignore[call-arg, unused-ignore]
     return Taken(job, bool(cancel_requested))
 
 
