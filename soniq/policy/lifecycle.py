@@ -36,13 +36,16 @@ from .retry import delay
 
 S = JobStatus
 
-# (from, event) -> to. The SQL of store/ is held against this table by a test.
+# (from, event) -> to. The SQL of store/ is held against this table by a test. Retries, snoozes and
+# reschedules without a delay lead to `queued` at once.
 TRANSITIONS: dict[tuple[JobStatus, str], JobStatus] = {
     (S.SCHEDULED, "due"): S.QUEUED,
     (S.SCHEDULED, "cancel"): S.CANCELLED,
     (S.SCHEDULED, "retry_now"): S.QUEUED,
+    (S.SCHEDULED, "reschedule"): S.SCHEDULED,
     (S.QUEUED, "claim"): S.PROCESSING,
     (S.QUEUED, "cancel"): S.CANCELLED,
+    (S.QUEUED, "reschedule"): S.SCHEDULED,
     (S.PROCESSING, "finish"): S.DONE,
     (S.PROCESSING, "drop"): S.CANCELLED,
     (S.PROCESSING, "bury"): S.DEAD_LETTER,
@@ -51,6 +54,7 @@ TRANSITIONS: dict[tuple[JobStatus, str], JobStatus] = {
     (S.PROCESSING, "release"): S.QUEUED,
     (S.PROCESSING, "rescue"): S.QUEUED,
     (S.PROCESSING, "rescue_last"): S.DEAD_LETTER,
+    (S.PROCESSING, "rescue_cancelled"): S.CANCELLED,
 }
 
 

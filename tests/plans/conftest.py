@@ -9,8 +9,6 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
-from soniq.schema import migrate
-
 from .desk import Desk
 
 
@@ -28,11 +26,9 @@ def desks() -> Iterator[Callable[[str, str], Desk]]:
 
 
 @pytest.fixture
-def desk(empty_database: str, desks: Callable[..., Desk]) -> Desk:
+def desk(database_url: str, desks: Callable[..., Desk]) -> Desk:
     """A desk at a database of its own, its schema set up."""
-    desk = desks(empty_database)
-    desk.ask(migrate.setup())
-    return desk
+    return desks(database_url)
 
 
 @pytest.fixture
