@@ -28,10 +28,12 @@ def encode(value: object, *, limit: int, what: str) -> str:
         InvalidArguments: Something in it cannot be written, or would be read back changed.
         PayloadTooLarge: The text is longer than `limit`.
     """
-    _check_keys(value, what)
     try:
+        _check_keys(value, what)
         text = _encoder.encode(value)
         size = len(text.encode())
+    except InvalidArguments:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArguments(_complaint(value, what, error)) from None
     if "\\u0000" in text and (path := _find_nul(value, what)):
