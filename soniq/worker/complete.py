@@ -63,7 +63,7 @@ class Completer:
             bench.writing, bench.ended = bench.ended[:MOST], bench.ended[MOST:]
             await self._write([self._judged(*ended) for ended in bench.writing])
             bench.writing = ()
-            if bench.draining:
+            if bench.draining or not bench.busy:
                 bench.wake_phase.ring()
 
     # -- judging

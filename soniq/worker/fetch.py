@@ -39,12 +39,19 @@ FIRST_NAP_SECONDS = 0.1
 class Fetcher:
     """Claims for one worker.
 
+    Args:
+        bench: Where the jobs go.
+        session: Its own connection.
+        run_once: Whether the worker ends when nothing is due; then nobody else may be there to
+            queue what fell due.
+
     Attributes:
         dry: Whether the last look found nothing to claim.
     """
 
-    def __init__(self, bench: Bench, session: Session) -> None:
+    def __init__(self, bench: Bench, session: Session, *, run_once: bool = False) -> None:
         self._bench = bench
+        self._run_once = run_once
         self._session = session
         self._tasks = bench.registry.names()
         self._lanes: list[str] = []
@@ -176,6 +183,8 @@ class Fetcher:
         bench = self._bench
         if not bench.idle and await self._linger():
             return
+        if self._run_once and await self._stage():
+            return
         self.dry = True
         bench.wake_phase.ring()
         if bench.listening and not bench.idle and await self._say_idle():
@@ -185,9 +194,15 @@ class Fetcher:
         while not bench.draining and not await self._wait_for_news(min(nap, poll)):
             nap *= 2
             if nap > poll:
-                await self._ask(claims.stage(bench.settings.notify))
+                await self._stage()
             if await self._take(self._room()):
                 return
+
+    async def _stage(self) -> bool:
+        (staged,) = await self._ask(claims.stage(self._bench.settings.notify))
+        if staged.moved:
+            self._bench.hear("*")
+        return staged.moved > 0
 
     async def _linger(self) -> bool:
         """After a busy time look a few times more before asking for notifications."""

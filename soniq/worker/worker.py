@@ -118,7 +118,7 @@ class Worker:
         bench = self.bench
         await beating.run(migrate.require)
         heartbeat = Heartbeat(bench, beating)
-        fetcher = Fetcher(bench, fetching)
+        fetcher = Fetcher(bench, fetching, run_once=self._run_once)
         executor = Executor(bench, lender)
         duties = (Stager(bench, staging), Rescuer(bench, upkeep), Pruner(bench, upkeep))
         leader = Leader(bench, upkeep, [duty.run for duty in duties])
