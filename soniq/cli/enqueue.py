@@ -1,0 +1,148 @@
+"""`soniq enqueue NAME key=value ...`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UnknownTask
+from .kinds import DURATION, MOMENT
+from .options import Command, State
+from .show import as_json, at_terminal
+
+if TYPE_CHECKING:
+    from ..client.base import Base
+    from ..client.sync import SoniqSync
+    from ..job.task import Task, TaskRef
+
+
+@click.command(cls=Command)
+@click.argument("name")
+@click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--args", "args_", metavar="JSON", help="Arguments as one JSON object.")
+@click.option("-Q", "--queue", help="Where the job goes; the task's own queue unless said.")
+@click.option("--priority", type=int, help="1 (first) to 1000 (last).")
+@click.option("--delay", type=DURATION, help="Run it so much later: 90, 90s, 5m, 2h, 1d.")
+@click.option("--at", type=MOMENT, help="Run it at a moment: 2026-01-31T12:00:00+01:00.")
+@click.option(
+    "--unchecked",
+    is_flag=True,
+    help="Enqueue by name alone: the task's code need not be here, and nothing is checked.",
+)
+@click.option("--json", "json_", is_flag=True, help="Write one JSON document.")
+@click.pass_obj
+def enqueue(
+    state: State,
+    /,
+    *,
+    name: str,
+    values: tuple[str, ...],
+    args_: str | None,
+    queue: str | None,
+    priority: int | None,
+    delay: float | None,
+    at: datetime | None,
+    unchecked: bool,
+    json_: bool,
+) -> None:
+    """Enqueue a job of the task NAME.
+
+    A value is read as JSON if it is JSON, else as text: user_id=1 is a number, name=Ann is text,
+    zip='"01234"' is text as well. The module may be left out of NAME if no other task has it.
+
+    In a pipe, the answer is the job's id.
+    """
+    from ..job.task import TaskRef
+    from .discover import synchronous
+
+    arguments = _arguments(args_, values)
+    target: Task[..., Any] | TaskRef
+    if unchecked:
+        client, target = state.client(), TaskRef(name)
+    else:
+        application = state.application()
+        client, target = synchronous(application), _task(application, name)
+    options = {"queue": queue, "priority": priority, "delay": delay, "scheduled_at": at}
+    with client:
+        job_id = _stored(client, target, arguments, options)
+    if json_:
+        as_json({"id": job_id, "task": target.name})
+    elif at_terminal():
+        click.echo(f"Enqueued {target.name} as {job_id}.")
+    else:
+        click.echo(job_id)
+
+
+def _stored(
+    client: SoniqSync,
+    target: Task[..., Any] | TaskRef,
+    arguments: dict[str, Any],
+    options: dict[str, Any],
+) -> str:
+    from ..job.task import Task
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(target, Task):
+        # Through options(), so that a task may have a parameter called `queue`.
+        return client.enqueue(target.options(**given), args=arguments)
+    return client.enqueue(target, args=arguments, **given)
+
+
+def _task(application: Base, name: str) -> Task[..., Any]:
+    """Find a task by its name, or by the end of it if only one ends so."""
+    known = {task.name: task for task in application.registry}
+    short = [task for task in known.values() if task.name.endswith(f".{name}")]
+    if name in known:
+        return known[name]
+    if len(short) == 1:
+        return short[0]
+    raise UnknownTask(_unknown(name, list(known), [task.name for task in short]))
+
+
+def _unknown(name: str, known: list[str], short: list[str]) -> str:
+    near = short or get_close_matches(name, [*known, *(n.rpartition(".")[2] for n in known)])
+    if near:
+        hint = f"Did you mean {' or '.join(near)}?"
+    else:
+        hint = f"This application has: {', '.join(sorted(known)) or 'none'}."
+    return f"No task is named {name!r}. {hint} If its code lives elsewhere, add --unchecked."
+
+
+def _arguments(text: str | None, values: Iterable[str]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if text is not None:
+        try:
+            arguments = json.loads(text)
+        except ValueError as error:
+            raise click.BadParameter(f"this is not JSON: {error}", param_hint="--args") from None
+        if not isinstance(arguments, dict):
+            raise click.BadParameter(
+                "arguments go by name: an object such as '{\"user_id\": 1}'", param_hint="--args"
+            )
+    for value in values:
+        key, equals, said = value.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(
+                f"{value!r} is not key=value, as in user_id=1", param_hint="KEY=VALUE"
+            )
+        if key in arguments:
+            raise click.BadParameter(f"{key!r} is given twice", param_hint="KEY=VALUE")
+        arguments[key] = _read(said)
+    return arguments
+
+
+def _read(said: str) -> Any:
+    try:
+        return json.loads(said, parse_constant=_refuse)
+    except ValueError:
+        return said
+
+
+def _refuse(constant: str) -> None:
+    # Python's reader takes NaN and Infinity, which are no JSON.
+    raise ValueError(constant)

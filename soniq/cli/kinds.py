@@ -1,0 +1,58 @@
+"""Kinds of values that options take."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+# Generic from click 8.4 on, and not before.
+if TYPE_CHECKING:
+    _Kind = click.ParamType[Any]
+else:
+    _Kind = click.ParamType
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class Duration(_Kind):
+    """Seconds, or a number with its unit: `90`, `90s`, `5m`, `2h`, `1d`."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value.strip())
+        if match is None:
+            self.fail(f"{value!r} is no duration; 90, 90s, 5m, 2h and 1d are.", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+class Moment(_Kind):
+    """An ISO 8601 moment; without a time zone it is refused where it is used."""
+
+    name = "moment"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Read a moment."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no moment; 2026-01-31T12:00:00+01:00 is.", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} has no time zone; add Z, or an offset: +01:00.", param, ctx)
+        return moment
+
+
+DURATION = Duration()
+MOMENT = Moment()

@@ -1,0 +1,122 @@
+"""`soniq worker`: run jobs until stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from .options import Command, State
+
+if TYPE_CHECKING:
+    from ..client.base import Base
+    from ..db.aio import Database
+    from ..settings import Settings
+    from ..worker.worker import Worker
+
+log = logging.getLogger("soniq.worker")
+
+
+@click.command(cls=Command)
+@click.argument("application", metavar="[APP]", required=False)
+@click.option("-Q", "--queues", metavar="NAMES", help="Comma-separated; all of them unless said.")
+@click.option("-c", "--concurrency", type=int, help="Jobs at once.")
+@click.option("--threads", type=int, help="Threads for `def` jobs; as many as --concurrency.")
+@click.option(
+    "--run-once", "--burst", "run_once", is_flag=True, help="Stop when nothing is due any more."
+)
+@click.pass_context
+def worker(
+    context: click.Context,
+    /,
+    *,
+    application: str | None,
+    queues: str | None,
+    concurrency: int | None,
+    threads: int | None,
+    run_once: bool,
+) -> int:
+    """Run jobs until stopped.
+
+    APP is the application as module:name; see `soniq --help` for where it is looked for.
+
+    SIGTERM or Ctrl-C lets running jobs finish (shutdown_timeout), then hands them back to the
+    queue; a second one hands them back at once. It ends with 0, or with 1 when threads would not
+    end: their jobs are named, and other workers take them over.
+    """
+    from ..worker import embed
+
+    state: State = context.obj
+    if application is not None:
+        if state.app not in {None, application}:
+            raise click.UsageError(f"The application is given twice: {application}, {state.app}.")
+        state.app = application
+    client = state.application()
+    settings = client.settings.with_(queues=queues, concurrency=concurrency, threads=threads)
+    _log_events(client, colour=context.color)
+
+    async def make() -> Worker:
+        from ..worker.worker import Worker
+
+        app = client._app
+        made = Worker(
+            _database(client),
+            app.registry,
+            settings,
+            hooks=app.hooks,
+            bus=app.bus,
+            retry_policy=app.retry_policy,
+            run_once=run_once,
+        )
+        log.info("%s", _introduction(made.id, client, settings, state))
+        return made
+
+    code = embed.run(make)
+    if code:
+        _leave_threads(code)
+    return code
+
+
+def _database(client: Base) -> Database:
+    """Give the async client's own, so that its handlers share the pool; a sync one has none."""
+    from ..client.aio import Soniq
+    from ..db.aio import Database
+
+    if isinstance(client, Soniq):
+        return client._database
+    return Database(client.settings, **client._app.other_connections())
+
+
+def _log_events(client: Base, *, colour: bool | None) -> None:
+    from ..observability import logs
+
+    settings = client.settings
+    coloured = sys.stderr.isatty() if colour is None else colour
+    logs.configure(settings.log_level, settings.log_format, colour=coloured)
+    logs.subscribe(client.bus)
+    if not len(client.registry):
+        log.warning(
+            "the application has no tasks, so this worker will take no jobs; import the modules "
+            "that declare them, or name them in SONIQ_JOBS_MODULES"
+        )
+
+
+def _introduction(worker_id: str, client: Base, settings: Settings, state: State) -> str:
+    names = client.registry.names()
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return (
+        f"worker {worker_id} starts: queues {', '.join(settings.queues) or '(all)'}; "
+        f"{settings.concurrency} at once; database {state.shown_url(client)}; "
+        f"tasks: {shown or '(none)'}"
+    )
+
+
+def _leave_threads(code: int) -> NoReturn:
+    # Python waits for its threads at exit, and these are the ones that do not end.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
