@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,9 @@ from ..errors import InvalidArguments, PayloadTooLarge
 # orjson turns integers beyond 64 bits into floats in silence; such texts are left to json.
 _LONG_NUMBER = re.compile(r"\d{19}")
 
+# A text, or a float that Python writes with an exponent because it is large.
+_LARGE_FLOAT = re.compile(r'"(?:[^"\\]|\\.)*"|(-?[\d.]+e\+\d+)')
+
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -20,7 +24,7 @@ def encode(value: object, *, limit: int, what: str) -> str:
     """Write a value as JSON that PostgreSQL's jsonb takes and gives back unchanged.
 
     Args:
-        value: None, bool, int, float, str, and lists, tuples and str-keyed mappings of these.
+        value: None, bool, int, float, str, and lists, tuples and str-keyed dicts of these.
         limit: Most bytes of the text in UTF-8.
         what: What is written, for the message: "argument" or "result".
 
@@ -31,6 +35,8 @@ def encode(value: object, *, limit: int, what: str) -> str:
     try:
         _check_keys(value, what)
         text = _encoder.encode(value)
+        if "e+" in text:
+            text = _LARGE_FLOAT.sub(_written_out, text)
         size = len(text.encode())
     except InvalidArguments:
         raise
@@ -44,6 +50,11 @@ def encode(value: object, *, limit: int, what: str) -> str:
             "Store the data elsewhere and pass a reference, or raise the setting."
         )
     return text
+
+
+def _written_out(match: re.Match[str]) -> str:
+    # jsonb drops the exponent, and 1e23 would come back as an integer that is another number.
+    return f"{Decimal(match[1]):f}.0" if match[1] else match[0]
 
 
 def decode(text: str) -> Any:
@@ -95,6 +106,9 @@ def _find_bad(value: object, path: str, depth: int = 0) -> tuple[str, object]:
     """Walk to the first part that cannot be encoded alone."""
     items: list[tuple[str, object]] = []
     if depth < 50 and isinstance(value, Mapping):
+        for key in value:
+            if isinstance(key, str) and not _is_unicode(key):
+                return f"A key of {path}", key
         items = [(f"{path} {key!r}", item) for key, item in value.items()]
     elif depth < 50 and isinstance(value, list | tuple):
         items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
@@ -104,6 +118,14 @@ def _find_bad(value: object, path: str, depth: int = 0) -> tuple[str, object]:
         except (TypeError, ValueError, RecursionError):
             return _find_bad(item, where, depth + 1)
     return path, value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _find_nul(value: object, path: str) -> str | None:
