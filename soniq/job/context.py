@@ -21,9 +21,11 @@ class Run(Protocol):
     @property
     def stop_reason(self) -> str | None:
         """Why the handler should stop now; None while it need not."""
+        ...
 
     def transaction(self) -> BothWays:
         """Open a transaction that ends with the job's completion."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

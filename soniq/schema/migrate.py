@@ -90,7 +90,7 @@ class SchemaStatus:
 def migrations() -> tuple[Migration, ...]:
     """Read the files this code carries, in order."""
     found = []
-    for file in files(__package__).joinpath("migrations").iterdir():
+    for file in files("soniq.schema").joinpath("migrations").iterdir():
         if match := _NAME.fullmatch(file.name):
             text = file.read_text(encoding="utf-8")
             found.append(Migration(int(match[1]), match[2], file.name.removesuffix(".sql"), text))
