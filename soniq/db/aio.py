@@ -244,7 +244,10 @@ class Database:
             await connection.set_autocommit(True)
             return connection
         address = self._address if url is None else Address(lambda: url, self.settings)
-        parameters = await anyio.to_thread.run_sync(address.parameters)
+        if address.known:  # a thread is not needed, and after a fork trio may not have any
+            parameters = address.parameters()
+        else:
+            parameters = await anyio.to_thread.run_sync(address.parameters)
         return await AnyioConnection.connect(autocommit=True, **parameters)
 
     async def _set_up(self, connection: AnyioConnection) -> None:

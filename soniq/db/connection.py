@@ -32,6 +32,7 @@ from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 from psycopg.waiting import Ready, Wait
 
 from . import faults
+from .conninfo import needs_lookup
 from .hosts import PlainAsyncCursor
 from .render import numbered
 
@@ -102,8 +103,10 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
             return await super().connect(conninfo, **kwargs)
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         parameters = await cls._get_connection_params(conninfo, **kwargs)
-        # The names are looked up in a thread: psycopg's async way asks asyncio.
-        attempts = await anyio.to_thread.run_sync(conninfo_attempts, parameters)
+        if needs_lookup(parameters):  # in a thread: psycopg's async way asks asyncio
+            attempts = await anyio.to_thread.run_sync(conninfo_attempts, parameters)
+        else:
+            attempts = conninfo_attempts(parameters)
         connection = await cls._first_of(attempts, timeout_from_conninfo(parameters))
         _set_up(connection, **options)
         return connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,6 +50,11 @@ class Address:
                     self._parameters = parameters(self._resolve(), self._settings)
         return dict(self._parameters)
 
+    @property
+    def known(self) -> bool:
+        """Tell whether the URL was found out already, so that asking for it does not block."""
+        return self._parameters is not None
+
 
 def parameters(url: str, settings: Settings) -> dict[str, Any]:
     """Read a libpq URL or conninfo and add what we always want, unless the URL says otherwise.
@@ -67,6 +73,22 @@ def parameters(url: str, settings: Settings) -> dict[str, Any]:
     return {**ALWAYS, "connect_timeout": str(settings.connect_timeout), **given}
 
 
+def needs_lookup(given: Mapping[str, Any]) -> bool:
+    """Tell whether a host is named that must be looked up, which blocks."""
+    if given.get("hostaddr"):
+        return False
+    hosts = [host for host in str(given.get("host") or "").split(",") if host]
+    return not all(host.startswith(("/", "@")) or _is_address(host) for host in hosts)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def redacted(url: str) -> str:
     """Show a URL or conninfo with `***` in place of every secret; an unreadable one not at all."""
     given = _parsed(url)
@@ -74,7 +96,7 @@ def redacted(url: str) -> str:
         return "(a database URL that cannot be read)"
     if "://" not in url:
         shown = {name: "***" if name in SECRETS else value for name, value in given.items()}
-        return " ".join(f"{name}={value}" for name, value in shown.items())
+        return " ".join(f"{name}={value}" for name, value in sorted(shown.items()))
     return _as_url(given)
 
 

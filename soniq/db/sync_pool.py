@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, cast
 
 import psycopg
-from psycopg import rows
+from psycopg import pq, rows
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from soniq.errors import ConnectionLost, DatabaseTimeout, SoniqError, UsageError
@@ -148,6 +148,9 @@ def _answers(connection: Connection) -> bool:
 
 def _settle(connection: Connection) -> None:
     """Roll back what a borrower left open, and undo what they changed of psycopg's options."""
+    if connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+        connection.pgconn.finish()
+        return
     try:
         if not outside_transaction(connection):
             logger.warning("A connection came back with an open transaction; it was rolled back.")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 
@@ -40,6 +41,13 @@ async def entered(manager: Any) -> AsyncIterator[Any]:
 def ask(sql: str, params: dict[str, object] | None = None) -> Any:
     """An operation of one statement that answers its rows as tuples."""
     return (yield from Query(sql, params or {}, tuple))
+
+
+async def until(fact: Callable[[], object]) -> None:
+    """Wait for a fact, ten seconds at most."""
+    with anyio.fail_after(10):
+        while not fact():
+            await anyio.sleep(0.01)
 
 
 class Colour:
