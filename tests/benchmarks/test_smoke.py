@@ -1,0 +1,99 @@
+"""The benchmarks end and print their rows; what the figures are is not tested here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report
+
+ROOT = Path(__file__).parents[2]
+ROWS = {
+    "enqueue": ["enqueue one by one, sync", "enqueue one by one, async"],
+    "together": [
+        "enqueue 20 at once, own pool, worker listening",
+        "enqueue 20 at once, own pool, no worker",
+        "enqueue 20 at once, callers' transactions, worker listening",
+        "enqueue 20 at once, callers' transactions, no worker",
+    ],
+    "bulk": ["bulk 1,000"],
+    "drain": [
+        "drain 400, async",
+        "  worker CPU a job, async",
+        "drain 400, async, no extras",
+        "drain 400, sync in threads",
+        "  writes a job, live jobs",
+    ],
+    "pickup": ["pickup, idle worker, p50 of 20", "scheduled job, late p95"],
+    "idle": ["idle worker, statements a second", "idle worker, memory"],
+    "start": ["soniq --help", "import soniq", "worker ready"],
+}
+
+
+@pytest.mark.parametrize("figure", ROWS)
+def test_a_small_run_ends_and_gives_every_figure(figure: str, server_url: str) -> None:
+    ran = run(figure, "--json", url=server_url)
+    assert ran.returncode == 0, ran.stderr
+    rows = {row["name"]: row for row in json.loads(ran.stdout)}
+    assert set(ROWS[figure]) <= set(rows)
+    assert all(row["ours"] >= 0 for row in rows.values())
+    assert all(row["verdict"] != "-" for row in rows.values() if row["goals"])
+
+
+def test_people_get_a_table(server_url: str) -> None:
+    ran = run("bulk", url=server_url)
+    head, columns, rule, row = ran.stdout.splitlines()
+    assert "PostgreSQL" in head
+    assert columns.split()[:4] == ["figure", "ours", "ceiling", "ratio"]
+    assert set(rule) == {"-", " "}
+    assert row.startswith("bulk 1,000")
+
+
+def test_a_figure_nobody_measures_is_refused(server_url: str) -> None:
+    ran = run("weather", url=server_url)
+    assert ran.returncode == 2
+    assert "drain" in ran.stderr
+
+
+def run(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "SONIQ_TEST_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("unit", "better"), [("jobs/s", (200.0, 100.0)), ("ms", (1.0, 2.0))])
+def test_a_ratio_above_one_is_better_than_the_ceiling(
+    unit: str, better: tuple[float, float]
+) -> None:
+    row = report.paired("x", unit, [better], report.ratio(A=2.0))
+    assert row.ratio == 2.0
+    assert row.verdict() == "A >= 2 pass"
+
+
+def test_a_goal_that_is_missed_says_how_far_away_it_is() -> None:
+    goals = (*report.ratio(A=0.8), *report.most(B=50))
+    row = report.paired("x", "jobs/s", [(60.0, 100.0)], goals)
+    assert row.verdict() == "A >= 0.8 -0.20; B <= 50 x1.20"
+
+
+def test_each_side_goes_first_every_other_time() -> None:
+    calls: list[str] = []
+
+    def side(name: str) -> float:
+        calls.append(name)
+        return 1.0
+
+    pairs = report.interleave(3, lambda: side("ours"), lambda: side("bare"))
+    assert len(pairs) == 3
+    assert calls == ["ours", "bare", "bare", "ours", "ours", "bare"]
