@@ -136,7 +136,8 @@ def status() -> Steps[SchemaStatus]:
 def require() -> Steps[None]:
     """Check that the schema is one this code can run on.
 
-    A newer `pre` migration is no obstacle: it is applied while the last release still runs.
+    A newer `pre` migration is no obstacle: it is applied while the last release still runs. Nor is
+    a `post` migration that is still to come: it is applied when the last release is gone.
 
     Raises:
         SchemaMissing: It is absent, or older than this code.
@@ -147,9 +148,9 @@ def require() -> Steps[None]:
         raise SchemaMissing(
             "The database has no Soniq schema yet. Run `soniq setup`, or call setup()."
         )
-    if state.pending:
+    if lacking := [name for name in state.pending if "_post_" not in name]:
         raise SchemaMissing(
-            f"The database's Soniq schema is older than this code: {', '.join(state.pending)} "
+            f"The database's Soniq schema is older than this code: {', '.join(lacking)} "
             "not applied. Run `soniq setup`, or call setup()."
         )
     if any("_post_" in name for name in state.newer):
