@@ -20,9 +20,13 @@ LANES = """
         FROM lane WHERE lane.queue IS NOT NULL)
     SELECT queue FROM lane WHERE queue IS NOT NULL"""
 
+# ORDER BY and LIMIT hold the planner to one probe of the index: a plain EXISTS became a join with
+# every queued row when statistics said that there were none.
 LANES_OF = """
     SELECT q.queue FROM unnest(CAST(%(queues)s AS text[])) WITH ORDINALITY AS q(queue, place)
-    WHERE EXISTS (SELECT FROM {soniq}.jobs j WHERE j.state = 'queued' AND j.queue = q.queue)
+    CROSS JOIN LATERAL (
+        SELECT FROM {soniq}.jobs j WHERE j.state = 'queued' AND j.queue = q.queue
+        ORDER BY j.priority, j.scheduled_at, j.id LIMIT 1) AS head
     ORDER BY q.place"""
 
 # One statement for all queues. The rows are found in the order of the index jobs_claim, and updated

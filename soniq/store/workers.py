@@ -26,11 +26,11 @@ IDLE = """
 
 SIGN_OUT = "DELETE FROM {soniq}.workers WHERE id = CAST(%(id)s AS uuid)"
 
-# Of the attempts a worker believes it runs, those that are still its own.
+# Of the attempts a worker believes it runs, those that are still its own. The worker names the
+# state too (see `endings`), and leaves the primary key as the only way in.
 HELD = """
     SELECT CAST(id AS text), cancel_requested FROM {soniq}.jobs
-    WHERE id = ANY (CAST(%(ids)s AS uuid[])) AND worker_id = CAST(%(worker)s AS uuid)
-      AND state = 'processing'"""
+    WHERE id = ANY (CAST(%(ids)s AS uuid[])) AND worker_id = CAST(%(worker)s AS uuid)"""
 
 WATCH = "INSERT INTO {soniq}.watch DEFAULT VALUES ON CONFLICT (single) DO NOTHING"
 

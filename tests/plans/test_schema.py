@@ -101,7 +101,8 @@ def test_a_migration_that_only_takes_away_may_wait(
 ) -> None:
     """It is applied once the last release is gone, so this one runs without it: require refused."""
     post = migrate.Migration(9001, "post", "9001_post_less", "SELECT 1")
-    monkeypatch.setattr(migrate, "migrations", lambda known=migrate.migrations(): (*known, post))
+    known = migrate.migrations()
+    monkeypatch.setattr(migrate, "migrations", lambda: (*known, post))
     assert desk.ask(migrate.status()).pending == (post.name,)
     desk.ask(migrate.require())
 
