@@ -35,8 +35,8 @@ class Retry(Signal):
 
     def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
         self.after = None if after is None else seconds_of(after, "Retry(after=)")
-        self.reason = reason
-        super().__init__(reason or "the handler asked for a retry")
+        self.reason = str(reason)
+        super().__init__(self.reason or "the handler asked for a retry")
 
 
 class Cancel(Signal):
@@ -47,8 +47,8 @@ class Cancel(Signal):
     """
 
     def __init__(self, reason: str = "") -> None:
-        self.reason = reason
-        super().__init__(reason or "the handler cancelled the job")
+        self.reason = str(reason)
+        super().__init__(self.reason or "the handler cancelled the job")
 
 
 class Discard(Signal):
@@ -59,8 +59,8 @@ class Discard(Signal):
     """
 
     def __init__(self, reason: str = "") -> None:
-        self.reason = reason
-        super().__init__(reason or "the handler discarded the job")
+        self.reason = str(reason)
+        super().__init__(self.reason or "the handler discarded the job")
 
 
 def seconds_of(value: float | timedelta, what: str) -> float:

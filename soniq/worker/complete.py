@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import anyio
@@ -22,7 +23,7 @@ from ..events import (
     JobSnoozed,
     LeaseLost,
 )
-from ..job.outcome import Ending, Interrupted, Raised, Returned, TimedOut
+from ..job.outcome import Ending, Interrupted, Raised, Returned, TimedOut, seconds_of
 from ..job.record import Claimed, Job, JobStatus
 from ..policy import lifecycle
 from ..policy.lifecycle import Again, Bury, Drop, Finish, Later, Nothing, Release, Verdict
@@ -96,7 +97,7 @@ class Completer:
         error = ending.error if isinstance(ending, Raised) else TimeoutError("job timed out")
         try:
             answer = policy(error, job.attempt, _record(job))
-            return True, None if answer is None else max(0.0, float(answer))
+            return True, None if answer is None else _delay(answer)
         except Exception:
             log.exception("the retry policy of %s failed; its task's delays are used", job.task)
             return False, None
@@ -157,7 +158,7 @@ class Completer:
 
     def _tell(self, judged: Sequence[Judged], written: set[str], *, uncertain: bool) -> None:
         bus = self._bench.bus
-        later, tell_done = False, bus.wants(JobFinished)
+        again, tell_done = False, bus.wants(JobFinished)
         for job, attempt, verdict in judged:
             lost = job.id not in written and not isinstance(verdict, Nothing)
             # An answer lost with its connection may have been a success; that is no lost lease.
@@ -165,12 +166,22 @@ class Completer:
                 bus.emit(LeaseLost(job.id, job.task, job.queue, job.attempt))
             elif tell_done or not isinstance(verdict, Finish | Nothing):
                 bus.emit(_event(job, attempt, verdict))
-            later = later or isinstance(verdict, Again | Later)
-        if later:
+            if isinstance(verdict, Again | Later):
+                again = True
+                if verdict.delay == 0:  # it is queued already, and nobody was notified
+                    self._bench.hear(job.queue)
+        if again:
             self._bench.wake_stage.ring()
 
 
 UNWRITABLE = "the database refused its ending"
+
+
+def _delay(answer: float | timedelta) -> float:
+    """Read what a retry policy answered; a moment already past is now."""
+    seconds = answer if isinstance(answer, timedelta) else float(answer)
+    past = isinstance(seconds, float) and seconds < 0
+    return 0.0 if past else seconds_of(seconds, "The answer of a retry policy")
 
 
 def _all_of(queries: Sequence[Query[str]]) -> Steps[set[str]]:

@@ -119,6 +119,7 @@ class Fetcher:
 
     async def _take(self, room: int) -> bool:
         """Claim from the queues known to have work, or from those a look finds."""
+        self.dry = False
         hinted = self._hear()
         stale = time.monotonic() - self._looked_at > LOOK_SECONDS
         look_first = not self._lanes or (stale and not hinted)
@@ -157,7 +158,6 @@ class Fetcher:
             if each.cancel_requested:
                 self._bench.end(each.job, None, CancelAsked())
         if taken:
-            self.dry = False
             self._bench.feed(each.job for each in taken if not each.cancel_requested)
 
     async def _look(self) -> None:
@@ -185,13 +185,15 @@ class Fetcher:
             return
         if self._run_once and await self._stage():
             return
-        self.dry = True
-        bench.wake_phase.ring()
         if bench.listening and not bench.idle and await self._say_idle():
             return
         await self._warn_of_unknown()
         nap, poll = FIRST_NAP_SECONDS, bench.settings.poll_interval
-        while not bench.draining and not await self._wait_for_news(min(nap, poll)):
+        while not bench.draining:
+            self.dry = True
+            bench.wake_phase.ring()
+            if await self._wait_for_news(min(nap, poll)):
+                return
             nap *= 2
             if nap > poll:
                 await self._stage()

@@ -99,9 +99,7 @@ class Seen:
         """Wait for the first such event."""
         return (await self.some(1, kind, seconds, **fields))[0]
 
-    async def some(
-        self, count: int, kind: type[E], seconds: float = 10, **fields: Any
-    ) -> list[E]:
+    async def some(self, count: int, kind: type[E], seconds: float = 10, **fields: Any) -> list[E]:
         """Wait until there are so many of them."""
         with anyio.move_on_after(seconds):
             while len(found := self.of(kind, **fields)) < count:

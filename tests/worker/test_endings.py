@@ -1,0 +1,445 @@
+"""What becomes of a job by what its handler raises or returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from soniq import Soniq
+from soniq.events import JobCancelled, JobDied, JobFinished, JobRetried, JobSnoozed
+from soniq.job import Cancel, Discard, JobContext, Retry, Snooze
+from soniq.job.record import Job, JobStatus
+
+from .conftest import Ask, Seen, ended, run_once, working
+
+pytestmark = pytest.mark.anyio
+
+# The options of a task, which retry it is, and the seconds until it.
+DELAYS: list[tuple[dict[str, Any], int, float, float]] = [
+    ({"retry_delay": 10}, 1, 10, 10),
+    ({"retry_delay": 10}, 3, 10, 10),
+    ({"retry_delay": [5, 30, 300]}, 1, 5, 5),
+    ({"retry_delay": [5, 30, 300]}, 2, 30, 30),
+    ({"retry_delay": [5, 30, 300]}, 9, 300, 300),
+    ({"retry_delay": 10, "retry_backoff": True}, 1, 10, 10),
+    ({"retry_delay": 10, "retry_backoff": True}, 4, 80, 80),
+    ({"retry_delay": 0, "retry_backoff": True}, 3, 4, 4),
+    ({"retry_delay": 10, "retry_backoff": True, "retry_max_delay": 25}, 3, 25, 25),
+    ({"retry_delay": [5, 3000], "retry_max_delay": 25}, 2, 25, 25),
+    ({"retry_delay": 10, "retry_jitter": True}, 1, 5, 10),
+    ({}, 1, 0.5, 1),
+    ({}, 4, 4, 8),
+    ({}, 20, 1800, 3600),
+    ({"retry_policy": lambda error, attempt, job: 70 + attempt}, 2, 72, 72),
+    ({"retry_policy": lambda error, attempt, job: 1 / 0, "retry_delay": 33}, 1, 33, 33),
+    ({"retry_policy": lambda error, attempt, job: "soon", "retry_delay": 33}, 1, 33, 33),
+    ({"retry_policy": lambda error, attempt, job: -5}, 1, 0, 0),
+    ({"retry_policy": lambda error, attempt, job: float("inf"), "retry_delay": 33}, 1, 33, 33),
+    ({"retry_policy": lambda error, attempt, job: float("nan"), "retry_delay": 33}, 1, 33, 33),
+]
+
+
+async def test_each_row_of_the_table_of_delays_is_kept_by_the_clock_of_the_database(
+    app: Soniq, ask: Ask
+) -> None:
+    async def fail(ctx: JobContext) -> None:
+        if ctx.attempt == int(ctx.tags[0]):
+            raise ValueError("no")
+        raise Snooze(3600)  # a retry that was due at once
+
+    ids: list[str] = []
+    for row, (options, retry, _, _) in enumerate(DELAYS):
+        task = app.job(f"fail{row}", max_retries=50, tags=[str(retry)], **options)(fail)
+        ids.append(await app.enqueue(task))
+        await ask("UPDATE soniq.jobs SET attempt = %s WHERE id = %s", retry - 1, ids[-1])
+    await run_once(app)
+    for job_id, (options, retry, low, high) in zip(ids, DELAYS, strict=True):
+        job = await app.get_job(job_id)
+        assert (job.attempt, [a.outcome for a in job.attempts]) == (retry, ["failed"]), options
+        ((delay,),) = await ask(
+            "SELECT CAST(extract(epoch FROM scheduled_at - CAST("
+            " attempts -> 0 ->> 'ended_at' AS timestamptz)) AS float) FROM soniq.jobs"
+            " WHERE id = %s",
+            job_id,
+        )
+        if high == 0:
+            assert delay > 3000, options
+        else:
+            assert low <= delay <= high, options
+
+
+async def test_a_job_runs_its_retries_and_then_becomes_a_dead_letter(
+    app: Soniq, seen: Seen
+) -> None:
+    @app.job(max_retries=2, retry_delay=0)
+    async def fail(ctx: JobContext) -> None:
+        raise ValueError(f"attempt {ctx.attempt}")
+
+    job_id = await app.enqueue(fail)
+    async with working(app):
+        died = await seen.one(JobDied, job_id=job_id)
+    assert (died.attempt, died.error) == (3, "ValueError: attempt 3")
+    assert [event.attempt for event in seen.of(JobRetried)] == [1, 2]
+    job = await app.get_job(job_id)
+    assert (job.status, job.reason) == (JobStatus.DEAD_LETTER, "all attempts used")
+    assert [(a.attempt, a.outcome, a.error) for a in job.attempts] == [
+        (n, "failed", f"ValueError: attempt {n}") for n in (1, 2, 3)
+    ]
+    assert "raise ValueError" in (job.attempts[0].traceback or "")
+
+
+async def test_a_retry_without_delay_starts_at_once_also_after_a_long_attempt(
+    app: Soniq,
+) -> None:
+    """A job with `retry_delay=0` waited for the next poll, up to 5 s, when its attempt was long.
+
+    The ending put it back into its queue, but the worker's own fetcher was asleep and not told.
+    """
+    began: list[float] = []
+
+    @app.job(retry_delay=0, max_retries=1)
+    async def fail() -> None:
+        began.append(anyio.current_time())
+        if len(began) == 1:
+            await anyio.sleep(1)
+            began.append(anyio.current_time())
+            raise ValueError
+
+    async with working(app):
+        await app.wait(await app.enqueue(fail), timeout=10)
+    assert began[2] - began[1] < 0.35
+
+
+async def test_a_retry_policy_that_answers_none_ends_the_job(app: Soniq) -> None:
+    asked: list[tuple[str, int, Job]] = []
+
+    def policy(error: BaseException, attempt: int, job: Job) -> None:
+        asked.append((str(error), attempt, job))
+
+    @app.job(retry_policy=policy, max_retries=5)
+    async def fail(number: int) -> None:
+        raise ValueError("no")
+
+    job_id = await app.enqueue(fail, 7)
+    await run_once(app)
+    job = await app.get_job(job_id)
+    assert (job.status, job.attempt) == (JobStatus.DEAD_LETTER, 1)
+    ((error, attempt, told),) = asked
+    assert (error, attempt, told.id, told.args) == ("no", 1, job_id, {"number": 7})
+
+
+async def test_the_policy_of_the_application_serves_tasks_that_have_none(
+    anyio_backend: Any, database_url: str
+) -> None:
+    async with Soniq(database_url, retry_policy=lambda error, attempt, job: None) as app:
+
+        @app.job
+        async def fail() -> None:
+            raise ValueError
+
+        @app.job(retry_policy=lambda error, attempt, job: 60)
+        async def patient() -> None:
+            raise ValueError
+
+        ids = [await app.enqueue(fail), await app.enqueue(patient)]
+        await run_once(app)
+        found = [(await app.get_job(each)).status for each in ids]
+    assert found == [JobStatus.DEAD_LETTER, JobStatus.SCHEDULED]
+
+
+async def test_retry_on_and_discard_on_choose_by_the_kind_of_error(app: Soniq) -> None:
+    async def fail(kind: str) -> None:
+        raise {"lookup": LookupError, "key": KeyError, "value": ValueError}[kind](kind)
+
+    only = app.job("only", retry_on=LookupError)(fail)
+    never = app.job("never", discard_on=[LookupError])(fail)
+    both = app.job("both", retry_on=LookupError, discard_on=KeyError)(fail)
+    wanted = {
+        (only, "key"): JobStatus.SCHEDULED,
+        (only, "value"): JobStatus.DEAD_LETTER,
+        (never, "key"): JobStatus.DEAD_LETTER,
+        (never, "value"): JobStatus.SCHEDULED,
+        (both, "key"): JobStatus.DEAD_LETTER,
+        (both, "lookup"): JobStatus.SCHEDULED,
+    }
+    ids = {await app.enqueue(task, kind): status for (task, kind), status in wanted.items()}
+    await run_once(app)
+    for job_id, status in ids.items():
+        job = await app.get_job(job_id)
+        assert job.status is status, (job.task, job.args)
+        if status is JobStatus.DEAD_LETTER:
+            assert job.reason == f"{(job.last_error or '').partition(':')[0]} is not retried"
+
+
+SIGNALS = {
+    "snooze": (lambda: Snooze(600), JobStatus.SCHEDULED, 0, None, None),
+    "retry": (lambda: Retry(after=700, reason="soon"), JobStatus.SCHEDULED, 1, "retry", None),
+    "cancel": (lambda: Cancel("gone"), JobStatus.CANCELLED, 1, None, "gone"),
+    "discard": (lambda: Discard("bad"), JobStatus.DEAD_LETTER, 1, "discarded", "bad"),
+    # Reasons of any type reach the record: a number once stopped the whole worker.
+    "odd cancel": (lambda: Cancel(404), JobStatus.CANCELLED, 1, None, "404"),
+    "odd discard": (lambda: Discard(404), JobStatus.DEAD_LETTER, 1, "discarded", "404"),
+    "odd retry": (lambda: Retry(5, 404), JobStatus.SCHEDULED, 1, "retry", None),
+}
+
+
+@pytest.mark.parametrize("how", ["raised", "returned"])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_handler_bends_its_jobs_course_by_a_signal(app: Soniq, how: str, kind: str) -> None:
+    """Also with reasons that are no text: `Cancel(404)` once stopped the whole worker."""
+
+    def act(make: Callable[[], Any]) -> Any:
+        if how == "raised":
+            raise make()
+        return make()
+
+    ids = {}
+    for name, (make, *_) in SIGNALS.items():
+        if kind == "async":
+
+            async def handler(make: Any = make) -> Any:
+                return act(make)
+        else:
+
+            def handler(make: Any = make) -> Any:  # type: ignore[misc]
+                return act(make)
+
+        ids[name] = await app.enqueue(app.job(name)(handler))
+    await run_once(app)
+    for name, job_id in ids.items():
+        _, status, attempt, outcome, reason = SIGNALS[name]
+        job = await app.get_job(job_id)
+        assert (job.status, job.attempt, job.reason) == (status, attempt, reason), name
+        assert [a.outcome for a in job.attempts] == ([outcome] if outcome else []), name
+
+
+async def test_signals_are_told_as_events(app: Soniq, seen: Seen) -> None:
+    made = {"snooze": Snooze(600), "retry": Retry(700), "cancel": Cancel("gone")}
+
+    @app.job
+    async def act(name: str) -> None:
+        raise made[name]
+
+    for name in made:
+        await app.enqueue(act, name)
+    await run_once(app)
+    assert seen.of(JobSnoozed)[0].delay == 600
+    assert seen.of(JobRetried)[0].delay == 700
+    assert seen.of(JobCancelled)[0].reason == "gone"
+
+
+async def test_a_job_that_snoozes_more_than_snooze_max_times_dies(app: Soniq, seen: Seen) -> None:
+    @app.job
+    async def snooze() -> None:
+        raise Snooze(0)
+
+    job_id = await app.enqueue(snooze)
+    async with working(app, snooze_max=3):
+        await seen.one(JobDied)
+    job = await app.get_job(job_id)
+    assert len(seen.of(JobSnoozed)) == 3
+    assert (job.status, job.attempt) == (JobStatus.DEAD_LETTER, 1)
+    assert [a.outcome for a in job.attempts] == ["snoozed_out"]
+    assert "snooze_max" in (job.reason or "")
+
+
+async def test_retry_as_a_signal_ends_when_the_attempts_are_used_up(app: Soniq) -> None:
+    @app.job(max_retries=1, retry_delay=0)
+    async def again() -> None:
+        raise Retry(0)
+
+    job_id = await app.enqueue(again)
+    async with working(app):
+        job = await ended(app, job_id)
+    assert (job.status, job.attempt) == (JobStatus.DEAD_LETTER, 2)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("broken")
+
+
+class Outside(BaseException):
+    """What is no Exception: `pytest.fail`, gevent's Timeout and others."""
+
+
+def leave() -> None:
+    raise SystemExit(3)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def group() -> None:
+    raise BaseExceptionGroup("several", [ValueError("one"), KeyboardInterrupt()])
+
+
+def mute() -> None:
+    raise Mute
+
+
+def outside_() -> None:
+    raise Outside("odd")
+
+
+def asyncios() -> None:
+    raise asyncio.CancelledError
+
+
+def stop_iteration() -> None:
+    raise StopIteration
+
+
+def generator_exit() -> None:
+    raise GeneratorExit
+
+
+def nul() -> None:
+    raise ValueError("a\0b \ud800")
+
+
+ODD: dict[str, tuple[Callable[[], Any], str]] = {
+    "SystemExit": (leave, "SystemExit: 3"),
+    "KeyboardInterrupt": (interrupt, "KeyboardInterrupt"),
+    "group": (group, "BaseExceptionGroup: several"),
+    "mute": (mute, "Mute: (its message could not be read)"),
+    "outside": (outside_, "Outside: odd"),
+    "CancelledError": (asyncios, "CancelledError"),
+    "StopIteration": (stop_iteration, ""),
+    "GeneratorExit": (generator_exit, ""),
+    "nul": (nul, "ValueError: a\\0b \\ud800"),
+    "unserialisable": (object, "InvalidArguments:"),
+    "nan": (lambda: float("nan"), ""),
+    "result with nul": (lambda: "a\0b", "InvalidArguments:"),
+    "surrogate": (lambda: "\ud800", "InvalidArguments:"),
+    "large": (lambda: "x" * 2_000_000, "PayloadTooLarge:"),
+    "deep": (lambda: deep(100_000), ""),
+}
+
+
+def deep(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_whatever_a_handler_does_only_its_own_job_is_affected_and_says_why(
+    app: Soniq, seen: Seen, kind: str
+) -> None:
+    """A `BaseException` of a library's own, or asyncio's on trio, once stopped the whole worker."""
+
+    @app.job
+    async def good(number: int) -> int:
+        return number
+
+    ids = {}
+    for name, (act, _) in ODD.items():
+        if kind == "async":
+
+            async def handler(act: Any = act) -> Any:
+                return act()
+        else:
+
+            def handler(act: Any = act) -> Any:  # type: ignore[misc]
+                return act()
+
+        task = app.job(name, max_retries=0)(handler)
+        ids[name] = await app.enqueue(task)
+        await app.enqueue(good, 1)
+    async with working(app, concurrency=2) as hand:
+        found = {name: await ended(app, job_id) for name, job_id in ids.items()}
+        await seen.some(len(ODD), JobFinished)
+        assert not hand.ended.is_set()
+    for name, job in found.items():
+        assert job.status is JobStatus.DEAD_LETTER, name
+        assert (job.last_error or "").startswith(ODD[name][1]), name
+    assert hand.code == 0
+
+
+async def test_a_handler_that_cancels_its_own_task_costs_no_slot(app: Soniq, seen: Seen) -> None:
+    """`asyncio.current_task().cancel()` in a handler hit the worker's runner after the handler."""
+
+    @app.job(max_retries=0)
+    async def rude(wait: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        if wait:
+            await anyio.sleep(0)
+
+    @app.job
+    async def good() -> None:
+        await anyio.sleep(0.001)
+
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        pytest.skip("trio's tasks cannot be cancelled from within")
+    ids = [await app.enqueue(rude, wait) for wait in (True, False) * 3]
+    good_id = await app.enqueue(good, priority=200)
+    async with working(app, concurrency=1):
+        assert (await ended(app, good_id)).status is JobStatus.DONE
+        for job_id in ids:
+            assert (await ended(app, job_id)).status.ended
+
+
+async def test_results_that_json_knows_come_back_as_they_were(app: Soniq) -> None:
+    values = [None, True, 0, 1.5, "ü", [1, [2]], {"a": {"b": []}}, 2**60]
+
+    @app.job
+    async def give(place: int) -> Any:
+        return values[place]
+
+    ids = [await app.enqueue(give, place) for place in range(len(values))]
+    await run_once(app)
+    assert [await app.get_result(each) for each in ids] == values
+
+
+async def test_arguments_that_do_not_fit_fail_the_job_and_are_retried(app: Soniq) -> None:
+    """Deploys overlap: the next release may know them."""
+
+    @app.job(name="grown")
+    async def grown(user_id: int) -> None: ...
+
+    job_id = await app.enqueue(grown, 1)
+    async with Soniq(app.settings.database_url) as older:
+
+        @older.job(name="grown")
+        async def other(name: str) -> None: ...
+
+        await run_once(older)
+    job = await app.get_job(job_id)
+    assert (job.status, job.attempt) == (JobStatus.SCHEDULED, 1)
+    assert (job.last_error or "").startswith("InvalidArguments")
+
+
+async def test_context_variables_do_not_leak_from_job_to_job(app: Soniq) -> None:
+    from contextvars import ContextVar
+
+    word: ContextVar[str] = ContextVar("word", default="clean")
+    found: list[str] = []
+
+    @app.job
+    async def on_loop() -> None:
+        found.append(word.get())
+        word.set("stained")
+        await anyio.sleep(0)
+        assert word.get() == "stained"
+
+    @app.job
+    def in_thread() -> None:
+        found.append(word.get())
+        word.set("stained")
+
+    for _ in range(5):
+        await app.enqueue(on_loop)
+        await app.enqueue(in_thread)
+    outer = word.set("outer")
+    await run_once(app, concurrency=1)
+    word.reset(outer)
+    assert found == ["outer"] * 10
