@@ -11,7 +11,7 @@ import anyio
 
 from ..events import Bus
 from ..job.hooks import Hooks
-from ..job.outcome import Ending, Interrupted
+from ..job.outcome import CancelAsked, Ending, Interrupted
 from ..job.record import Claimed
 from ..job.registry import Registry
 from ..policy.shutdown import Phase
@@ -26,7 +26,8 @@ class Bench:
     Attributes:
         id: The worker's id, a UUID.
         ready: Claimed jobs that wait for a slot, in order.
-        running: Attempts that run, by job id.
+        running: Attempts that run, by job id and number: a thread that will not end may still be at
+            an attempt when this worker claims the next one of the same job.
         ended: Attempts whose endings are not yet written, each with its ending.
         writing: Those being written at this moment.
         phase: Where in its life the worker is.
@@ -43,7 +44,7 @@ class Bench:
         self.hooks = hooks
         self.bus = bus
         self.ready: deque[Claimed] = deque()
-        self.running: dict[str, Attempt] = {}
+        self.running: dict[tuple[str, int], Attempt] = {}
         self.ended: list[tuple[Claimed, Attempt | None, Ending]] = []
         self.writing: Sequence[tuple[Claimed, Attempt | None, Ending]] = ()
         self.phase = Phase.RUNNING
@@ -80,7 +81,7 @@ class Bench:
         unwritten = [*self.ended, *self.writing]
         return [
             *(job.id for job in self.ready),
-            *self.running,
+            *(job_id for job_id, _ in self.running),
             *(job.id for job, _, _ in unwritten),
         ]
 
@@ -104,7 +105,11 @@ class Bench:
             awake = anyio.Event()
             self._sleepers.append(awake)
             self.wake_fetch.ring()
-            await awake.wait()
+            try:
+                await awake.wait()
+            finally:
+                if not awake.is_set():
+                    self._sleepers.remove(awake)
         job = self.ready.popleft()
         if not self.ready:
             self.wake_fetch.ring()
@@ -119,6 +124,15 @@ class Bench:
         """Give every ready job back; the attempts do not count."""
         while self.ready:
             self.end(self.ready.popleft(), None, Interrupted())
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job that somebody cancelled, whether it runs or waits for a slot."""
+        for attempt in list(self.running.values()):
+            if attempt.job.id == job_id:
+                attempt.stop(Why.CANCEL)
+        for job in [job for job in self.ready if job.id == job_id]:
+            self.ready.remove(job)
+            self.end(job, None, CancelAsked())
 
     def stop_running(self, why: Why) -> None:
         """Tell every running attempt to stop."""

@@ -13,6 +13,7 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 from ..job.hooks import Hooks
+from ..job.outcome import Signal
 from .attempt import Attempt
 
 log = logging.getLogger("soniq.worker")
@@ -36,7 +37,7 @@ class Calls:
         context = attempt.build_context()
         await _hooks(self._hooks.before, context)
         handler = partial(attempt.task.function, *args, **kwargs)
-        result = await _chain(self._hooks.middleware, context, handler)
+        result = _obeyed(await _chain(self._hooks.middleware, context, handler))
         await _hooks(self._hooks.after, context, result)
         return result
 
@@ -53,6 +54,12 @@ class Calls:
 
     def in_thread(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a `def` handler and the `def` hooks around it; this runs in the job's thread."""
+        try:
+            return self._in_thread(attempt, args, kwargs)
+        except GeneratorExit as error:  # it would close the coroutines that wait for this thread
+            raise RuntimeError("the handler raised GeneratorExit") from error
+
+    def _in_thread(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.plain:
             return attempt.task.function(*args, **kwargs)
         context = attempt.build_context()
@@ -62,7 +69,9 @@ class Calls:
         for middleware in reversed(list(_plain(self._hooks.middleware))):
             call = partial(middleware, context, call)
         try:
-            result = call()
+            result = _obeyed(call())
+        except Signal:
+            raise
         except Exception as error:
             for hook in _plain(self._hooks.on_error):
                 _logged(hook, context, error)
@@ -79,6 +88,13 @@ class Calls:
         if attempt.threaded:
             hooks = filter(iscoroutinefunction, hooks)
         await _hooks(hooks, attempt.build_context(), error)
+
+
+def _obeyed(result: Any) -> Any:
+    """Raise what a handler may as well return."""
+    if isinstance(result, Signal):
+        raise result
+    return result
 
 
 def _plain(functions: Iterable[Function]) -> Iterable[Function]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -13,7 +15,8 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from ..errors import InvalidArguments, JobCancelled, JobTimeout
+from ..db.connection import on_trio
+from ..errors import InvalidArguments, JobTimeout
 from ..events import JobOverran, JobStarted
 from ..job.codec import encode
 from ..job.outcome import (
@@ -72,7 +75,7 @@ class Executor:
 
         One cancel scope serves all jobs of a runner: a scope for each cost a fifth of a short job.
         """
-        clean, cut = copy_context(), None
+        clean, cut, cancelling = copy_context(), None, _cancelling()
         with CancelScope() as scope:
             turn_began = time.monotonic()
             while copy_context() == clean and not scope.cancel_called:
@@ -81,16 +84,20 @@ class Executor:
                 ending = await self._ending(cut)
                 self._end(cut, ending)
                 cut = None
+                # A handler may have cancelled this task itself, or have brought others to do so.
+                if cancelling() or isinstance(getattr(ending, "error", None), self._cancelled):
+                    break
                 now = time.monotonic()
                 if waits:
                     turn_began = now
                 elif now - turn_began > TURN_SECONDS:
                     await checkpoint()
                     turn_began = now
-                if isinstance(ending, Raised) and isinstance(ending.error, self._cancelled):
-                    break
         if cut is not None:
             self._end(cut, await self._cut_short(cut))
+        if cancelling():
+            with suppress(self._cancelled):  # it would end this task, and the group would follow
+                await checkpoint()
         clean.run(runners.start_soon, self._runner, runners)
 
     def _begin(self, job: Claimed, scope: CancelScope) -> Attempt:
@@ -98,7 +105,7 @@ class Executor:
         task = bench.registry.get(job.task)
         attempt = Attempt(job, task, self._lender, self._timeout(job, task.defaults))
         attempt.scope = None if attempt.threaded else scope
-        bench.running[job.id] = attempt
+        bench.running[job.id, job.attempt] = attempt
         if attempt.deadline is not None and attempt.deadline < self._looks_at:
             bench.wake_watchdog.ring()
         if bench.bus.wants(JobStarted):
@@ -107,7 +114,8 @@ class Executor:
 
     def _end(self, attempt: Attempt, ending: Ending) -> None:
         bench = self._bench
-        del bench.running[attempt.job.id]
+        del bench.running[attempt.job.id, attempt.job.attempt]
+        attempt.scope = None  # it is the next job's by now
         bench.finished += 1
         if not attempt.left:
             bench.end(attempt.job, attempt, ending)
@@ -126,16 +134,18 @@ class Executor:
         try:
             return self._after(attempt, await self._call(attempt))
         except self._cancelled as error:
-            if anyio.current_effective_deadline() == float("-inf"):
+            if _cancelled_from_outside():
                 raise
             # The handler raised it of its own accord; nobody cancelled us.
             return await self._failed(attempt, error)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit, BaseExceptionGroup) as error:
-            return await self._failed(attempt, error)
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
+            if isinstance(error, BaseExceptionGroup) and _cancelled_from_outside():
+                await checkpoint()  # trio's nurseries wrap a cancellation; this raises it bare
             return await self._failed(attempt, error)
 
     async def _cut_short(self, attempt: Attempt) -> Ending:
+        if attempt.written:
+            return AlreadyWritten()
         ending = _stopped(attempt)
         if isinstance(ending, TimedOut):
             await self._calls.failed(attempt, _timeout_error(ending))
@@ -179,12 +189,13 @@ class Executor:
     async def _failed(self, attempt: Attempt, error: BaseException) -> Ending:
         if attempt.written:
             return self._after(attempt, None)
-        if not isinstance(error, Signal):
+        # What fails because it was told to stop has not failed: a shutdown costs no attempt.
+        told = attempt.why is Why.TIMEOUT or not isinstance(error, Signal)
+        ending = _stopped(attempt) if attempt.why is not None and told else Raised(error)
+        if isinstance(ending, TimedOut | Raised) and not isinstance(error, Signal):
             with CancelScope(shield=True):
                 await self._calls.failed(attempt, error)
-        if attempt.why is Why.TIMEOUT or isinstance(error, JobCancelled):
-            return _stopped(attempt) if attempt.why is not None else Raised(error)
-        return Raised(error)
+        return ending
 
     # -- deadlines
 
@@ -215,6 +226,18 @@ class Executor:
             self._bench.bus.emit(
                 JobOverran(job.id, job.task, job.queue, job.attempt, now - attempt.started)
             )
+
+
+def _cancelled_from_outside() -> bool:
+    return anyio.current_effective_deadline() == float("-inf")
+
+
+def _cancelling() -> Callable[[], int]:
+    """Give what tells whether a handler left a cancellation of its own behind for this task."""
+    if on_trio():
+        return lambda: 0
+    task = asyncio.current_task()
+    return lambda: 0 if task is None else task.cancelling()
 
 
 def _stopped(attempt: Attempt) -> Ending:

@@ -7,17 +7,21 @@ import os
 import random
 import socket
 import time
+from typing import TypeVar
 
 import anyio
 
 from .. import __version__
 from ..db.aio import Session
-from ..errors import DatabaseError
+from ..errors import DatabaseError, DatabaseTimeout
 from ..events import WorkerFenced
+from ..steps import Query
 from ..store import workers
 from ..store.workers import Sign
 from .attempt import Why
 from .bench import Bench
+
+R = TypeVar("R")
 
 log = logging.getLogger("soniq.worker")
 
@@ -31,6 +35,8 @@ class Heartbeat:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._last = time.monotonic()
         self._fenced = False
+        # One interval early, so that this worker has stopped before others may start.
+        self._limit = bench.settings.heartbeat_timeout - bench.settings.heartbeat_interval
 
     async def sign_in(self) -> None:
         """Beat for the first time.
@@ -61,25 +67,36 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         began = time.monotonic()
-        await self._session.run(
-            workers.beat(self._sign()).__iter__, timeout=self._bench.settings.heartbeat_timeout / 3
-        )
+        await self._ask(workers.beat(self._sign()))
         self._last, self._fenced = began, False
         await self._check_leases()
+
+    async def _ask(self, query: Query[R]) -> list[R]:
+        """Ask, but not beyond the moment when this worker must have stopped its jobs."""
+        left = self._limit - (time.monotonic() - self._last)
+        seconds = self._bench.settings.heartbeat_timeout / 3
+        if left > 0:
+            seconds = min(seconds, left)
+        try:
+            with anyio.fail_after(seconds):
+                return await self._session.run(query.__iter__)
+        except TimeoutError:
+            raise DatabaseTimeout(f"The database did not answer within {seconds:.1f} s.") from None
 
     async def _check_leases(self) -> None:
         """Stop attempts that others hold by now, and those somebody cancelled."""
         bench = self._bench
-        running, ready = dict(bench.running), set(bench.ready)
-        asked = [*running, *(job.id for job in ready)]
+        running, ready = list(bench.running.values()), set(bench.ready)
+        asked = [attempt.job.id for attempt in running] + [job.id for job in ready]
         if not asked:
             return
-        held = dict(await self._session.run(workers.held(bench.id, asked).__iter__))
-        for job_id, attempt in running.items():
-            if job_id not in held:
+        held = dict(await self._ask(workers.held(bench.id, asked)))
+        for attempt in running:
+            if attempt.job.id not in held:
                 attempt.stop(Why.LOST)
-            elif held[job_id]:
-                attempt.stop(Why.CANCEL)
+        for job_id, cancelled in held.items():
+            if cancelled:
+                bench.cancel(job_id)
         lost = {job for job in ready if job.id not in held}
         for job in [job for job in bench.ready if job in lost]:
             bench.ready.remove(job)
@@ -87,9 +104,7 @@ class Heartbeat:
     def _missed(self, error: DatabaseError) -> None:
         silent = time.monotonic() - self._last
         log.warning("no heartbeat for %.1f s: %s", silent, error)
-        # One interval early, so that this worker has stopped before others may start.
-        limit = self._bench.settings.heartbeat_timeout - self._bench.settings.heartbeat_interval
-        if silent >= limit and not self._fenced:
+        if silent >= self._limit and not self._fenced:
             self._fenced = True
             self._bench.bus.emit(WorkerFenced(self._bench.id, silent))
             self._bench.hand_back()

@@ -152,11 +152,12 @@ class Worker:
         """Wait through the phases; answer the ids of jobs whose threads were left behind."""
         bench = self.bench
         while bench.phase is not Phase.STOPPED:
-            if self._run_once and fetcher.dry and not bench.busy and not self._signals:
+            nothing_due = fetcher.dry and not bench.busy and not bench.hints
+            if self._run_once and nothing_due and not self._signals:
                 self.stop()
             await bench.wake_phase.wait(self._next_change())
             self._advance()
-        left = list(bench.running)
+        left = [job_id for job_id, _ in bench.running]
         executor.leave_threads()
         with anyio.move_on_after(FLUSH_SECONDS):
             while bench.ready or bench.ended or bench.writing:
@@ -232,8 +233,8 @@ class Worker:
             bench.hear(rest)
             if rest == "*":
                 bench.wake_stage.ring()
-        elif kind == "c" and (attempt := bench.running.get(rest)) is not None:
-            attempt.stop(Why.CANCEL)
+        elif kind == "c":
+            bench.cancel(rest)
 
 
 def _notify(message: str) -> Steps[None]:
