@@ -25,6 +25,11 @@ async def bare(a: int, b: str = "") -> int:
     return a
 
 
+@eq.job
+def bare_context_first(ctx: JobContext, a: int) -> str:
+    return str(ctx.attempt + a)
+
+
 @eq.job("named", timeout=timedelta(minutes=1), retry_on=KeyError, executor="thread")
 def with_context_first(ctx: JobContext, a: int) -> str:
     return str(ctx.attempt + a)
@@ -56,6 +61,7 @@ async def the_rest() -> None:
     assert_type(await bare.enqueue(1, b="x"), str)
     assert_type(await bare.options(queue="x", delay=5).enqueue(1), str)
     assert_type(await with_context_first.enqueue(1), str)
+    assert_type(await bare_context_first.enqueue(1), str)
     assert_type(await bare(1), int)
     await eq.enqueue(bare.options(queue="x"), 1)
     await eq.enqueue("named", a=1)
