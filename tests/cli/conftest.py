@@ -16,6 +16,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# A test starts up to a dozen processes, and a busy machine takes seconds for each.
+PATIENCE = pytest.mark.timeout(240)
+
 APP = """
 from soniq import Soniq
 from soniq.job import JobContext
@@ -63,7 +66,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=120,
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -97,10 +100,10 @@ class Shell:
 
     def end(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
         process.send_signal(number)
-        return process.wait(30)
+        return process.wait(60)
 
 
-def until(fact: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(fact: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait for a fact; answer it."""
     end = time.monotonic() + seconds
     while not (found := fact()):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Shell
+from .conftest import PATIENCE, Shell
+
+pytestmark = PATIENCE
 
 
 def app(task: str, made: str = "Soniq()", name: str = "eq") -> str:

@@ -8,7 +8,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from .conftest import Shell
+from .conftest import PATIENCE, Shell
+
+pytestmark = PATIENCE
 
 COMMANDS = [
     ("status",),

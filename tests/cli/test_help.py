@@ -12,7 +12,9 @@ import pytest
 from soniq import __version__
 from soniq.cli.main import COMMANDS
 
-from .conftest import ROOT, Shell
+from .conftest import PATIENCE, ROOT, Shell
+
+pytestmark = PATIENCE
 
 LEAVES = [
     *(name for name in COMMANDS if name not in {"jobs", "dead-letter", "demo"}),

@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from .conftest import Shell, until
+from .conftest import PATIENCE, Shell, until
+
+pytestmark = PATIENCE
 
 RECIPE = """
 from soniq import Soniq
@@ -133,6 +135,7 @@ def test_a_second_signal_hurries(shell: Shell, database: psycopg.Connection[Any]
 
 def test_broken_connections_are_survived(shell: Shell, database: psycopg.Connection[Any]) -> None:
     worker = shell.worker()
+    until(lambda: "listening" in shell.said(worker))
     broken = database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
