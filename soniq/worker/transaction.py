@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +29,23 @@ class Lender:
 
     worker_id: str
     database: aio.Database
+    _sync: sync.Database | None = None
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
-    @cached_property
+    @property
     def sync_database(self) -> sync.Database:
         """For `def` handlers, which run in threads; opened by the first that asks."""
         from ..db.sync import Database
 
-        return Database(self.database.settings, url=self.database.url)
+        with self._making:  # two that ask at once would each make one
+            if self._sync is None:
+                self._sync = Database(self.database.settings, url=self.database.url)
+            return self._sync
 
     def close(self) -> None:
         """Close what was opened here."""
-        if "sync_database" in self.__dict__:
-            self.sync_database.close()
+        if self._sync is not None:
+            self._sync.close()
 
 
 class JobTransaction:
