@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from .context import JobContext
 # Under this key lie values of a `*args` parameter; no Python parameter can have the name.
 REST = "*"
 
+_NAME = re.compile(r"[\w.]+")
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.VAR_POSITIONAL)
 
 
@@ -31,7 +33,8 @@ class Arguments:
         self._function = function
         self.model = _checked_model(model)
         hints = _hints(function)
-        parameters = inspect.signature(function).parameters.values()
+        self._full = inspect.signature(function)
+        parameters = self._full.parameters.values()
         self.context_name = next((p.name for p in parameters if _is_context(p, hints)), None)
         kept = [p for p in parameters if p.name != self.context_name]
         self._signature = inspect.Signature(kept)
@@ -53,20 +56,25 @@ class Arguments:
             return dump(self._as_model(args, kwargs))
         return self._named(args, kwargs)
 
-    def call(self, stored: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Turn a stored object into positional and named arguments, without the context.
+    def call(
+        self, stored: Mapping[str, Any], context: JobContext | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Turn a stored object into positional and named arguments, the context among them.
 
         Raises:
             InvalidArguments: The object does not fit: another release of the code stored it.
         """
         if self._whole is not None:
-            return (), {self._whole: self.validate(stored)}
-        if self.model is not None:
+            stored = {self._whole: self.validate(stored)}
+        elif self.model is not None:
             stored = fields_of(self.validate(stored))
         if self._simple:
             self._check(stored)
-            return (), dict(stored)
-        return self._positional(stored)
+            named = dict(stored)
+            if self.context_name is not None:
+                named[self.context_name] = context
+            return (), named
+        return self._positional(stored, context)
 
     def validate(self, values: Mapping[str, Any]) -> Any:
         """Make an instance of the task's model.
@@ -108,12 +116,22 @@ class Arguments:
         for name, value in bound.arguments.items():
             match self._signature.parameters[name].kind:
                 case Parameter.VAR_KEYWORD:
+                    self._refuse_taken(value)
                     named |= value
                 case Parameter.VAR_POSITIONAL:
                     named[REST] = list(value)
                 case _:
                     named[name] = value
         return named
+
+    def _refuse_taken(self, given: Mapping[str, object]) -> None:
+        """Refuse keys of `**kwargs` under which something else is stored, or the context comes."""
+        for name in given:
+            if name == REST or name in self._full.parameters:
+                raise InvalidArguments(
+                    f"{self._name}{self._full}: {name!r} cannot be given by name, because it is "
+                    "stored under the name of another parameter. Rename one of them."
+                )
 
     def _check(self, given: Mapping[str, object]) -> None:
         if given.keys() >= self._required and all(name in self.names for name in given):
@@ -126,27 +144,35 @@ class Arguments:
             said.append(f"unexpected {name!r}" + (f" (nearest: {near[0]!r})" if near else ""))
         raise InvalidArguments(f"{self._name}{self._signature}: {'; '.join(said)}.")
 
-    def _positional(self, stored: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _positional(
+        self, stored: Mapping[str, Any], context: JobContext | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         left = dict(stored)
-        before: list[Any] = []
         rest = left.pop(REST, [])
-        for parameter in self._signature.parameters.values():
-            takes = parameter.kind is Parameter.POSITIONAL_ONLY or (
+        if not isinstance(rest, list) or self.context_name in left:
+            raise InvalidArguments(f"{self._name}{self._full} does not take what is stored.")
+        if self.context_name is not None:
+            left[self.context_name] = context
+        before: list[Any] = []
+        for parameter in self._full.parameters.values():
+            if parameter.kind is Parameter.POSITIONAL_ONLY or (
                 rest and parameter.kind is Parameter.POSITIONAL_OR_KEYWORD
-            )
-            if takes and parameter.name in left:
-                before.append(left.pop(parameter.name))
+            ):
+                before.append(left.pop(parameter.name, parameter.default))
         try:
-            self._signature.bind(*before, *rest, **left)
+            if Parameter.empty in before:
+                raise TypeError("an argument is missing")
+            self._full.bind(*before, *rest, **left)
         except TypeError as error:
-            raise InvalidArguments(f"{self._name}{self._signature}: {error}.") from None
+            raise InvalidArguments(f"{self._name}{self._full}: {error}.") from None
         return (*before, *rest), left
 
 
 def dump(instance: Any) -> dict[str, Any]:
     """Write a model's instance as plain data."""
     if hasattr(instance, "model_dump"):
-        plain: dict[str, Any] = instance.model_dump(mode="json")
+        # By alias, as the model reads it again.
+        plain: dict[str, Any] = instance.model_dump(mode="json", by_alias=True)
         return plain
     if hasattr(type(instance), "__struct_fields__"):
         import msgspec
@@ -169,7 +195,10 @@ def _build(model: type, values: Mapping[str, Any]) -> Any:
     if hasattr(model, "__struct_fields__"):
         import msgspec
 
-        return msgspec.convert(dict(values), model)
+        try:
+            return msgspec.convert(dict(values), model)
+        except msgspec.ValidationError as error:  # no ValueError, as everybody else's is
+            raise ValueError(str(error)) from error
     return model(**values)
 
 
@@ -193,8 +222,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _is_context(parameter: Parameter, hints: Mapping[str, Any]) -> bool:
     hint = hints.get(parameter.name)
     if isinstance(hint, str):
-        words = hint.replace("|", " ").replace("[", " ").replace("]", " ").replace('"', " ").split()
-        return any(word.rsplit(".", 1)[-1] == "JobContext" for word in words)
+        return any(word.rsplit(".", 1)[-1] == "JobContext" for word in _NAME.findall(hint))
     return hint is JobContext or JobContext in typing.get_args(hint)
 
 

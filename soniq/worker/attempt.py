@@ -117,11 +117,9 @@ class Attempt:
         Raises:
             InvalidArguments: They do not fit this release of the code.
         """
-        args, kwargs = self.task.arguments.call(decode(self.job.args))
-        name = self.task.arguments.context_name
-        if name is not None:
-            kwargs[name] = self.build_context()
-        return args, kwargs
+        wanted = self.task.arguments
+        context = None if wanted.context_name is None else self.build_context()
+        return wanted.call(decode(self.job.args), context)
 
     def _ended(self) -> None:
         self.written = True
