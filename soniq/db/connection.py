@@ -6,39 +6,38 @@ connection (800 random cancellations over a pool of 4: 91 connections made, agai
 subclass shields what must end, and on trio waits with anyio. It leans on a few private names of
 psycopg, pinned by `tests/drivers/test_psycopg_contract.py`; so psycopg is capped below 3.4.
 
+On asyncio it waits for answers with psycopg's own waiter, and connects with ours.
+
 Overhead, `select 1` over a unix socket, CPU per query: asyncio 64 us (psycopg's own class 69),
 uvloop 52 (53), trio 46.
 """
 
 from __future__ import annotations
 
-import select
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from time import monotonic
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
 import anyio
 import psycopg
-from anyio.lowlevel import checkpoint
 from psycopg import errors as e
 from psycopg import pq, rows, waiting
 from psycopg._conninfo_attempts import conninfo_attempts
-from psycopg.abc import RV, PQGen, PQGenConn
+from psycopg.abc import RV, PQGen
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import make_conninfo, timeout_from_conninfo
-from psycopg.waiting import Ready, Wait
 
 from . import faults
 from .conninfo import needs_lookup
 from .hosts import PlainAsyncCursor
 from .render import numbered
+from .waiting import wait_connecting, wait_on_anyio
 
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _INTERVAL = 0.1  # seconds; psycopg's own
-_BUSY = 0.005  # seconds a socket that is always ready may keep the loop from others; psycopg's own
+_PATIENCE = (0.05, 0.2, 1.0, 4.0)  # seconds a cancelled query has to end, after each request
 
 
 def on_trio() -> bool:
@@ -94,13 +93,11 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
 
     @classmethod
     async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """Connect as psycopg does, on trio too.
+        """Connect as psycopg does, on trio too; a cancelled attempt leaves no socket behind.
 
         Raises:
             psycopg.OperationalError: No server answered, or it refused.
         """
-        if not on_trio():
-            return await super().connect(conninfo, **kwargs)
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
         parameters = await cls._get_connection_params(conninfo, **kwargs)
         if needs_lookup(parameters):  # in a thread: psycopg's async way asks asyncio
@@ -113,17 +110,19 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
 
     @classmethod
     async def _first_of(cls, attempts: list[dict[str, Any]], seconds: int) -> Self:
-        last: psycopg.Error = e.OperationalError("no host to connect to")
+        failures: list[psycopg.Error] = []
         for attempt in attempts:
             try:
-                return await _wait_connecting(
+                return await wait_connecting(
                     cls._connect_gen(make_conninfo("", **attempt)), seconds
                 )
             except e._WaitTimeout:
-                last = e.ConnectionTimeout("connection timeout expired")
+                failures.append(e.ConnectionTimeout("connection timeout expired"))
             except e.Error as error:
-                last = error
-        raise last.with_traceback(None)
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0].with_traceback(None)
+        raise type(failures[-1])("; ".join(map(str, failures))).with_traceback(None)
 
     async def wait(
         self,
@@ -157,7 +156,7 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
     async def _wait(self, gen: PQGen[RV], seconds: float | None) -> RV:
         socket = self.pgconn.socket
         if self._trio:
-            return await _wait_on_trio(gen, socket, seconds)
+            return await wait_on_anyio(gen, socket, seconds)
         return await waiting.wait_async(gen, socket, interval=self.interval, timeout=seconds)
 
     async def _tidy(self, gen: PQGen[Any]) -> None:
@@ -166,12 +165,27 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
             return
         with anyio.CancelScope(shield=True):
             try:
-                await self._try_cancel(timeout=5.0)
-                await self._wait(gen, 5.0)
+                await self._stop(gen)
             except e.QueryCanceled:
                 pass
             except BaseException:  # noqa: BLE001  in whatever state it is, nobody may use it
                 self.pgconn.finish()
+
+    async def _stop(self, gen: PQGen[Any]) -> None:
+        """Ask the server to stop until it does.
+
+        More than once, for a request may overtake the query that it should stop: the server then
+        finds nothing to stop, and starts.
+        """
+        for patience in _PATIENCE[:-1]:
+            await self._try_cancel(timeout=_PATIENCE[-1])
+            try:
+                await self._wait(gen, patience)
+            except e._WaitTimeout:
+                continue
+            return
+        await self._try_cancel(timeout=_PATIENCE[-1])
+        await self._wait(gen, _PATIENCE[-1])
 
     async def _abandon(self) -> None:
         """Give up a connection that does not answer; its query too, if the server listens."""
@@ -195,7 +209,7 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
 
     async def _ask_to_cancel(self, seconds: float) -> None:
         try:
-            await _wait_connecting(self._cancel_gen(), seconds)
+            await wait_connecting(self._cancel_gen(), seconds)
         except e._WaitTimeout:
             raise e.CancellationTimeout("cancellation timeout expired") from None
 
@@ -277,81 +291,3 @@ def _set_up(
 
 def _interruptions() -> tuple[type[BaseException], ...]:
     return (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit)
-
-
-async def _wait_on_trio(gen: PQGen[RV], socket: int, seconds: float | None) -> RV:
-    """Do on anyio what `psycopg.waiting.wait_async` does on asyncio."""
-    deadline = None if seconds is None else monotonic() + seconds
-    busy_since = monotonic()
-    try:
-        wanted = next(gen)
-        while True:
-            if monotonic() - busy_since > _BUSY:
-                await checkpoint()
-                busy_since = monotonic()
-            wanted = gen.send(await _ready(socket, wanted, deadline))
-    except OSError as error:
-        raise e.OperationalError("connection socket closed") from error
-    except StopIteration as end:
-        answer: RV = end.value
-        return answer
-
-
-async def _wait_connecting(gen: PQGenConn[RV], seconds: float | None) -> RV:
-    """Do on anyio what `psycopg.waiting.wait_conn_async` does on asyncio."""
-    deadline = None if not seconds else monotonic() + seconds
-    try:
-        socket, wanted = next(gen)
-        while True:
-            socket, wanted = gen.send(await _ready(socket, wanted, deadline))
-    except OSError as error:
-        raise e.OperationalError("connection socket closed") from error
-    except StopIteration as end:
-        answer: RV = end.value
-        return answer
-
-
-async def _ready(socket: int, wanted: Wait, deadline: float | None) -> Ready:
-    """Wait until the socket is ready for what is wanted.
-
-    Raises:
-        psycopg.errors._WaitTimeout: It was not before the deadline, by `time.monotonic`.
-    """
-    if wanted & Wait.W and (ready := _polled(socket, wanted)):
-        return ready
-    if deadline is None:
-        return await _awaited(socket, wanted)
-    with anyio.move_on_after(max(0.0, deadline - monotonic())):
-        return await _awaited(socket, wanted)
-    if ready := _polled(socket, wanted):  # a timeout of 0 looks once
-        return ready
-    raise e._WaitTimeout("wait timeout expired")
-
-
-async def _awaited(socket: int, wanted: Wait) -> Ready:
-    if wanted == Wait.R:
-        await anyio.wait_readable(socket)
-        return Ready.R
-    if wanted == Wait.W:
-        await anyio.wait_writable(socket)
-        return Ready.W
-    async with anyio.create_task_group() as either:
-
-        async def first(wait: Any) -> None:
-            await wait(socket)
-            either.cancel_scope.cancel()
-
-        either.start_soon(first, anyio.wait_readable)
-        either.start_soon(first, anyio.wait_writable)
-    return _polled(socket, wanted)
-
-
-def _polled(socket: int, wanted: Wait) -> Ready:
-    poll = select.poll()
-    events = (select.POLLIN if wanted & Wait.R else 0) | (select.POLLOUT if wanted & Wait.W else 0)
-    poll.register(socket, events)
-    ready = 0
-    for _, event in poll.poll(0):
-        ready |= Ready.R if event & ~select.POLLOUT else 0
-        ready |= Ready.W if event & ~select.POLLIN else 0
-    return Ready(ready)
