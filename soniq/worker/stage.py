@@ -8,6 +8,8 @@ from .bench import Bench
 
 # A worker that is not idle gets no notification of what is due soon, so it looks this often.
 BUSY_LOOK_SECONDS = 0.25
+# An idle one hears of what is due within 6 s (store/jobs.py), so it looks at least this often.
+IDLE_LOOK_SECONDS = 5.0
 
 
 class Stager:
@@ -29,6 +31,7 @@ class Stager:
             if staged.moved:
                 bench.hear("*")
             if staged.moved < 1000:
-                look = bench.settings.poll_interval if bench.idle else BUSY_LOOK_SECONDS
+                idle_look = min(bench.settings.poll_interval, IDLE_LOOK_SECONDS)
+                look = idle_look if bench.idle else BUSY_LOOK_SECONDS
                 next_seconds = look if staged.next_seconds is None else staged.next_seconds
                 await bench.wake_stage.wait(max(0.001, min(look, next_seconds)))
