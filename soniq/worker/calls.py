@@ -12,6 +12,9 @@ from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
+import anyio
+from anyio.lowlevel import checkpoint
+
 from ..job.hooks import Hooks
 from ..job.outcome import Signal
 from .attempt import Attempt
@@ -104,7 +107,7 @@ def _plain(functions: Iterable[Function]) -> Iterable[Function]:
 def _logged(hook: Function, *args: Any) -> None:
     try:
         hook(*args)
-    except Exception:
+    except BaseException:  # sys.exit() in a hook is no business of the job
         log.exception("the hook %s failed; the job is not affected", _name(hook))
 
 
@@ -114,8 +117,17 @@ async def _hooks(hooks: Iterable[Function], *args: Any) -> None:
             answer = hook(*args)
             if isawaitable(answer):
                 await answer
-        except Exception:
+        except BaseException as error:
+            await reraised_if_cancelled(error)
             log.exception("the hook %s failed; the job is not affected", _name(hook))
+
+
+async def reraised_if_cancelled(error: BaseException) -> None:
+    """Let a cancellation pass that somebody else meant; one that the code made up is an error."""
+    if anyio.current_effective_deadline() == float("-inf"):
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            raise error
+        await checkpoint()  # trio's nurseries wrap a cancellation; this raises it bare
 
 
 async def _chain(middleware: Iterable[Function], context: Any, handler: Function) -> Any:

@@ -67,6 +67,15 @@ class Completer:
             if bench.draining or not bench.busy:
                 bench.wake_phase.ring()
 
+    async def flush(self) -> None:
+        """Write what is left after `run` was cancelled, perhaps in the middle of a statement."""
+        bench = self._bench
+        begun, bench.writing = bench.writing, ()
+        rest, bench.ended = bench.ended, []
+        for batch, uncertain in ((begun, True), (rest, False)):
+            if batch:
+                await self._write([self._judged(*each) for each in batch], uncertain=uncertain)
+
     # -- judging
 
     def _judged(self, job: Claimed, attempt: Attempt | None, ending: Ending) -> Judged:
@@ -104,9 +113,9 @@ class Completer:
 
     # -- writing
 
-    async def _write(self, judged: Sequence[Judged]) -> None:
+    async def _write(self, judged: Sequence[Judged], *, uncertain: bool = False) -> None:
         """Write until it is written; a lost server is waited for."""
-        uncertain, delay = False, 0.05
+        delay = 0.05
         while True:
             try:
                 written = await self._session.run(_all_of, self._queries(judged))

@@ -32,7 +32,7 @@ from ..job.outcome import (
 from ..job.record import Claimed
 from .attempt import Attempt, Why
 from .bench import Bench
-from .calls import Calls
+from .calls import Calls, reraised_if_cancelled
 from .transaction import Lender
 
 # A runner lets the other loops in after this long; handlers that never wait would else starve them.
@@ -133,14 +133,10 @@ class Executor:
     async def _ending(self, attempt: Attempt) -> Ending:
         try:
             return self._after(attempt, await self._call(attempt))
-        except self._cancelled as error:
-            if _cancelled_from_outside():
-                raise
-            # The handler raised it of its own accord; nobody cancelled us.
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
             return await self._failed(attempt, error)
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
-            if isinstance(error, BaseExceptionGroup) and _cancelled_from_outside():
-                await checkpoint()  # trio's nurseries wrap a cancellation; this raises it bare
+        except BaseException as error:  # noqa: BLE001 - the same
+            await reraised_if_cancelled(error)
             return await self._failed(attempt, error)
 
     async def _cut_short(self, attempt: Attempt) -> Ending:
@@ -190,8 +186,9 @@ class Executor:
         if attempt.written:
             return self._after(attempt, None)
         # What fails because it was told to stop has not failed: a shutdown costs no attempt.
-        told = attempt.why is Why.TIMEOUT or not isinstance(error, Signal)
-        ending = _stopped(attempt) if attempt.why is not None and told else Raised(error)
+        told = attempt.why is not None or anyio.current_effective_deadline() == float("-inf")
+        obeys = attempt.why is Why.TIMEOUT or not isinstance(error, Signal)
+        ending = _stopped(attempt) if told and obeys else Raised(error)
         if isinstance(ending, TimedOut | Raised) and not isinstance(error, Signal):
             with CancelScope(shield=True):
                 await self._calls.failed(attempt, error)
@@ -226,10 +223,6 @@ class Executor:
             self._bench.bus.emit(
                 JobOverran(job.id, job.task, job.queue, job.attempt, now - attempt.started)
             )
-
-
-def _cancelled_from_outside() -> bool:
-    return anyio.current_effective_deadline() == float("-inf")
 
 
 def _cancelling() -> Callable[[], int]:

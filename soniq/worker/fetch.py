@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import TypeVar
 
 from ..db.aio import Session
@@ -47,6 +48,7 @@ class Fetcher:
 
     Attributes:
         dry: Whether the last look found nothing to claim.
+        ended: Whether it will claim nothing more, not even by a claim under way.
     """
 
     def __init__(self, bench: Bench, session: Session, *, run_once: bool = False) -> None:
@@ -65,6 +67,7 @@ class Fetcher:
         self._pace = Pace()
         self._uncertain = False
         self.dry = False
+        self.ended = False
 
     async def run(self) -> None:
         """Run until the worker drains; then hand back what is ready."""
@@ -81,6 +84,13 @@ class Fetcher:
                 await self._bench.wake_news.wait(delay * (0.5 + random.random()))  # noqa: S311
                 delay = min(delay * 2, 5.0)
         self._bench.hand_back()
+        self.ended = True
+        self._bench.wake_phase.ring()
+
+    async def hand_back_forgotten(self, known: Sequence[str]) -> None:
+        """Release what the database says this worker holds, but for these jobs."""
+        await self._ask(claims.hand_back_forgotten(self._bench.id, known))
+        self._uncertain = False
 
     async def _round(self) -> None:
         bench = self._bench
@@ -88,8 +98,7 @@ class Fetcher:
             await self._wait_for_room()
             return
         if self._uncertain:
-            await self._ask(claims.hand_back_forgotten(bench.id, bench.known()))
-            self._uncertain = False
+            await self.hand_back_forgotten(bench.known())
         if not await self._take(room):
             await self._rest()
         elif bench.idle and bench.listening and not self._lanes:

@@ -34,6 +34,7 @@ log = logging.getLogger("soniq.worker")
 
 # Endings that cannot be written for this long after the last attempt are left to the others.
 FLUSH_SECONDS = 10.0
+SIGN_OUT_SECONDS = 5.0
 
 
 class Worker:
@@ -119,26 +120,30 @@ class Worker:
         await beating.run(migrate.require)
         heartbeat = Heartbeat(bench, beating)
         fetcher = Fetcher(bench, fetching, run_once=self._run_once)
+        completer = Completer(bench, completing, self._retry_policy)
         executor = Executor(bench, lender)
         duties = (Stager(bench, staging), Rescuer(bench, upkeep), Pruner(bench, upkeep))
         leader = Leader(bench, upkeep, [duty.run for duty in duties])
         await heartbeat.sign_in()
         self._announce()
-        async with anyio.create_task_group() as loops:
-            for loop in (
-                heartbeat.run,
-                Completer(bench, completing, self._retry_policy).run,
-                executor.run,
-                executor.watch_deadlines,
-                self._listener().run,
-                leader.run,
-                fetcher.run,
-            ):
-                loops.start_soon(loop)
-            self.started.set()
-            left = await self._until_stopped(fetcher, executor)
-            await self._sign_out(heartbeat, leader)
-            loops.cancel_scope.cancel()
+        left: list[str] = []
+        try:
+            async with anyio.create_task_group() as loops:
+                for loop in (
+                    heartbeat.run,
+                    completer.run,
+                    executor.run,
+                    executor.watch_deadlines,
+                    self._listener().run,
+                    leader.run,
+                    fetcher.run,
+                ):
+                    loops.start_soon(loop)
+                self.started.set()
+                left += await self._until_stopped(fetcher, executor)
+                loops.cancel_scope.cancel()
+        finally:  # also of a worker that was cancelled in the middle of its jobs
+            await self._sign_out(left, completer, fetcher, leader, heartbeat)
         bench.bus.emit(WorkerStopped(bench.id, tuple(left)))
         return 1 if left else 0
 
@@ -160,7 +165,7 @@ class Worker:
         left = [job_id for job_id, _ in bench.running]
         executor.leave_threads()
         with anyio.move_on_after(FLUSH_SECONDS):
-            while bench.ready or bench.ended or bench.writing:
+            while bench.ready or bench.ended or bench.writing or not fetcher.ended:
                 bench.wake_complete.ring()
                 await bench.wake_phase.wait(0.05)
         return left
@@ -195,9 +200,19 @@ class Worker:
             case _:
                 return None
 
-    async def _sign_out(self, heartbeat: Heartbeat, leader: Leader) -> None:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+    async def _sign_out(
+        self,
+        left: list[str],
+        completer: Completer,
+        fetcher: Fetcher,
+        leader: Leader,
+        heartbeat: Heartbeat,
+    ) -> None:
+        """Leave nothing behind but the jobs of threads that would not end."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(SIGN_OUT_SECONDS):
             try:
+                await completer.flush()
+                await fetcher.hand_back_forgotten(left)
                 await leader.resign()
                 await heartbeat.sign_out()
             except DatabaseError as error:
