@@ -229,9 +229,13 @@ class Settings:
     )
 
     def with_(self, **changes: object) -> Settings:
-        """Copy with some values changed; None leaves a value as it is."""
-        given = {name: value for name, value in changes.items() if value is not None}
-        return replace(self, **_parsed(given, lambda name: f"{name}="))
+        """Copy with some values changed; None leaves a value as it is.
+
+        Raises:
+            UnknownOption: No setting has that name.
+            SettingsError: A value of the wrong type or out of range.
+        """
+        return _agree(replace(self, **_arguments(changes)))
 
 
 _FIELDS = {setting.name: setting for setting in fields(Settings)}
@@ -254,13 +258,10 @@ def load(
         UnknownOption: An argument that is no setting.
         SettingsError: A value of the wrong type or out of range, wherever it came from.
     """
-    given = {name: value for name, value in (arguments or {}).items() if value is not None}
-    for name in given:
-        if name not in _FIELDS:
-            raise UnknownOption(_unknown(name))
+    given = _arguments(arguments or {})
     values = _from_file(folder or Path.cwd())
     values |= _from_environment(os.environ if environ is None else environ)
-    values |= _parsed(given, lambda name: f"{name}=")
+    values |= given
     return _agree(Settings(**values))
 
 
@@ -273,6 +274,14 @@ def _unknown(name: str) -> str:
     near = get_close_matches(name, _FIELDS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(_FIELDS))}."
     return f"There is no setting named {name!r}.{hint}"
+
+
+def _arguments(arguments: Mapping[str, object]) -> dict[str, Any]:
+    given = {name: value for name, value in arguments.items() if value is not None}
+    for name in given:
+        if name not in _FIELDS:
+            raise UnknownOption(_unknown(name))
+    return _parsed(given, lambda name: f"{name}=")
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

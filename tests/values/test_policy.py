@@ -48,7 +48,7 @@ TABLE: list[tuple[dict[str, Any], list[float]]] = [
     ({"delay": 10, "backoff": True}, [10, 20, 40, 80]),
     ({"delay": 0, "backoff": True}, [1, 2, 4, 8]),
     ({"delay": 0}, [0, 0, 0]),
-    ({"delay": 10, "backoff": True, "max_delay": 3600}, [*(10 * 2**n for n in range(9)), 3600, 3600]),
+    ({"delay": 900, "backoff": True, "max_delay": 3600}, [900, 1800, 3600, 3600]),
     ({"delay": [5, 30, 300], "max_delay": 60}, [5, 30, 60, 60]),
     ({"delay": 100, "max_delay": 7}, [7, 7]),
     ({"jitter": False}, [1, 2, 4, 8, 16]),
