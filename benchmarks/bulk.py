@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from . import ceiling
-from .report import Row, interleave, paired, ratio
+from .report import Row, ratio
 from .server import Target
 from .tasks import application
+from .timing import compare
 
 JOBS = 50_000
 
@@ -18,17 +17,12 @@ def run(target: Target) -> list[Row]:
     calls: list[dict[str, object]] = [{"i": i} for i in range(target.size(JOBS))]
     with app.eq.sync as eq, target.connect() as connection:
 
-        def ours() -> float:
-            target.empty()
-            began = time.perf_counter()
+        def ours() -> None:
             eq.enqueue_many(app.noop, calls)
-            return len(calls) / (time.perf_counter() - began)
 
-        def bare() -> float:
-            target.empty()
-            began = time.perf_counter()
+        def bare() -> None:
             ceiling.copy(connection, "bare.jobs", "noop", calls)
-            return len(calls) / (time.perf_counter() - began)
 
-        pairs = interleave(target.repeats, ours, bare)
-    return [paired(f"bulk {len(calls):,}", "rows/s", pairs, ratio(A=0.6, B=0.8))]
+        name, goals = f"bulk {len(calls):,}", ratio(A=0.6, B=0.8)
+        target.empty()
+        return compare(name, target.repeats, ours, bare, len(calls), goals, "rows/s")

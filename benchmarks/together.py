@@ -7,7 +7,7 @@ too, the bare claim-and-delete loop.
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -15,29 +15,29 @@ import psycopg
 
 from . import ceiling
 from .process import Program
-from .report import Row, interleave, paired, ratio
+from .report import Row, ratio
 from .server import Target
 from .tasks import Application, application
+from .timing import compare
 
 GOALS = ratio(A=0.8, B=0.9)
 CLIENTS = 20
-JOBS = 2000
+JOBS = 1000
 
 Insert = Callable[[Any, Iterable[int]], Awaitable[None]]
 
 
 def run(target: Target) -> list[Row]:
     """Measure with Soniq's pool and with the callers' transactions, a worker listening or not."""
-    rows = []
+    rows: list[Row] = []
     for where, ours, bare in (
         ("own pool", _enqueue, ceiling.insert_async),
         ("callers' transactions", _enqueue_within, ceiling.insert_within),
     ):
         for consumed in (True, False):
-            target.empty()
             beside = "worker listening" if consumed else "no worker"
             name = f"enqueue {CLIENTS} at once, {where}, {beside}"
-            rows.append(paired(name, "jobs/s", _pairs(target, ours, bare, consumed), GOALS))
+            rows += _compare(name, target, ours, bare, consumed)
     return rows
 
 
@@ -53,28 +53,24 @@ async def _enqueue_within(app: Application, numbers: Iterable[int]) -> None:
                 await app.eq.enqueue(app.noop, connection=connection, i=i)
 
 
-def _pairs(target: Target, ours: Insert, bare: Insert, consumed: bool) -> list[tuple[float, float]]:
+def _compare(name: str, target: Target, ours: Insert, bare: Insert, consumed: bool) -> list[Row]:
     app = application(target.url, pool_max_size=CLIENTS)
     jobs = max(CLIENTS, target.size(JOBS))
-    with asyncio.Runner() as loop:
+    target.empty()
+    with asyncio.Runner() as loop, contextlib.ExitStack() as beside:
         connections = loop.run(_connect(target.url))
+        if consumed:
+            beside.enter_context(Program("worker_process", target.url))
+            beside.enter_context(Program("bare_worker", "consume", target.url))
 
-        def measure(insert: Insert, hosts: list[Any], program: tuple[str, ...]) -> float:
-            if not consumed:
-                return loop.run(_rate(insert, hosts, jobs))
-            with Program(*program) as beside:
-                rate = loop.run(_rate(insert, hosts, jobs))
-                beside.stop()
-            return rate
+        def enqueue() -> None:
+            loop.run(_at_once(ours, [app] * CLIENTS, jobs))
 
-        worker, consumer = ("worker_process", target.url), ("bare_worker", "consume", target.url)
+        def insert() -> None:
+            loop.run(_at_once(bare, connections, jobs))
+
         try:
-            measure(ours, [app] * CLIENTS, worker)  # it opens its pool
-            return interleave(
-                target.repeats,
-                lambda: measure(ours, [app] * CLIENTS, worker),
-                lambda: measure(bare, connections, consumer),
-            )
+            return compare(name, target.repeats, enqueue, insert, jobs, GOALS)
         finally:
             loop.run(app.eq.close())
             for connection in connections:
@@ -86,10 +82,7 @@ async def _connect(url: str) -> list[Any]:
     return [await connect(url, autocommit=True) for _ in range(CLIENTS)]
 
 
-async def _rate(insert: Insert, hosts: list[Any], jobs: int) -> float:
-    share = jobs // CLIENTS
-    began = time.perf_counter()
+async def _at_once(insert: Insert, hosts: list[Any], jobs: int) -> None:
     async with asyncio.TaskGroup() as clients:
         for host in hosts:
-            clients.create_task(insert(host, range(share)))  # type: ignore[arg-type]
-    return share * CLIENTS / (time.perf_counter() - began)
+            clients.create_task(insert(host, range(jobs // CLIENTS)))  # type: ignore[arg-type]
