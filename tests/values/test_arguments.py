@@ -190,7 +190,7 @@ def test_a_call_that_does_not_fit_is_refused_before_it_is_stored(
         (rest, {"a": 1, "z": 2}), (between_rest, {"a": 1, "ctx": 2}), (first, {"a": 1, "ctx": 2}),
         (nothing, {"a": 1}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )  # fmt: skip
 def test_what_another_release_stored_is_refused_if_it_does_not_fit(
     function: Callable[..., Any], stored: dict[str, Any]
