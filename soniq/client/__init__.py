@@ -1,1 +1,1 @@
-"""TODO."""
+"""What an application holds: `Soniq` and `SoniqSync`, thin skins over the operations of `store`."""

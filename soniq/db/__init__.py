@@ -1,1 +1,1 @@
-"""TODO."""
+"""How to ask the database. psycopg lives here, and in the integrations."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Groups of operations under one name, both colours in one file."""
