@@ -13,7 +13,7 @@ import anyio
 
 from .. import __version__
 from ..db.aio import Session
-from ..errors import DatabaseError, DatabaseTimeout
+from ..errors import DatabaseError
 from ..events import WorkerFenced
 from ..steps import Query
 from ..store import workers
@@ -35,8 +35,8 @@ class Heartbeat:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._last = time.monotonic()
         self._fenced = False
-        # One interval early, so that this worker has stopped before others may start.
-        self._limit = bench.settings.heartbeat_timeout - bench.settings.heartbeat_interval
+        settings = bench.settings
+        self._interval = min(settings.heartbeat_interval, settings.heartbeat_timeout / 3)
 
     async def sign_in(self) -> None:
         """Beat for the first time.
@@ -53,17 +53,39 @@ class Heartbeat:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        settings = self._bench.settings
-        pause = settings.heartbeat_interval
+        async with anyio.create_task_group() as both:
+            both.start_soon(self._fence_in_time)
+            await self._beat_steadily()
+
+    async def _beat_steadily(self) -> None:
+        pause = self._interval
         while True:
             await anyio.sleep(pause)
             try:
                 await self._beat()
-                pause = settings.heartbeat_interval
+                pause = self._interval
             except DatabaseError as error:
-                self._missed(error)
+                log.warning("no heartbeat for %.1f s: %s", self._silent(), error)
                 # Sooner than usual: the others will take our jobs if we stay silent.
-                pause = settings.heartbeat_interval * (0.1 + 0.1 * random.random())  # noqa: S311
+                pause = self._interval * (0.1 + 0.1 * random.random())  # noqa: S311
+
+    async def _fence_in_time(self) -> None:
+        """Stop the jobs when no beat came through, whatever the beat under way still waits for.
+
+        It is one interval early, so that this worker has stopped before others may start.
+        """
+        limit = self._bench.settings.heartbeat_timeout - self._interval
+        while True:
+            silent = self._silent()
+            if silent >= limit and not self._fenced:
+                self._fenced = True
+                self._bench.bus.emit(WorkerFenced(self._bench.id, silent))
+                self._bench.hand_back()
+                self._bench.stop_running(Why.FENCED)
+            await anyio.sleep(limit - silent if silent < limit else self._interval)
+
+    def _silent(self) -> float:
+        return time.monotonic() - self._last
 
     async def _beat(self) -> None:
         began = time.monotonic()
@@ -72,16 +94,8 @@ class Heartbeat:
         await self._check_leases()
 
     async def _ask(self, query: Query[R]) -> list[R]:
-        """Ask, but not beyond the moment when this worker must have stopped its jobs."""
-        left = self._limit - (time.monotonic() - self._last)
-        seconds = self._bench.settings.heartbeat_timeout / 3
-        if left > 0:
-            seconds = min(seconds, left)
-        try:
-            with anyio.fail_after(seconds):
-                return await self._session.run(query.__iter__)
-        except TimeoutError:
-            raise DatabaseTimeout(f"The database did not answer within {seconds:.1f} s.") from None
+        third = self._bench.settings.heartbeat_timeout / 3
+        return await self._session.run(query.__iter__, timeout=third)
 
     async def _check_leases(self) -> None:
         """Stop attempts that others hold by now, and those somebody cancelled."""
@@ -100,15 +114,6 @@ class Heartbeat:
         lost = {job for job in ready if job.id not in held}
         for job in [job for job in bench.ready if job in lost]:
             bench.ready.remove(job)
-
-    def _missed(self, error: DatabaseError) -> None:
-        silent = time.monotonic() - self._last
-        log.warning("no heartbeat for %.1f s: %s", silent, error)
-        if silent >= self._limit and not self._fenced:
-            self._fenced = True
-            self._bench.bus.emit(WorkerFenced(self._bench.id, silent))
-            self._bench.hand_back()
-            self._bench.stop_running(Why.FENCED)
 
     def _sign(self) -> Sign:
         bench = self._bench
