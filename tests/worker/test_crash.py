@@ -29,6 +29,9 @@ from .proxy import Road
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
+# Tests of several seconds in which the loop does not matter.
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
 ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"heartbeat_timeout": 1.0, "heartbeat_interval": 0.2, "poll_interval": 0.2}
 
@@ -48,7 +51,7 @@ async def process(url: str, backend: str, **settings: Any) -> AsyncIterator[Proc
                 started.kill()
 
 
-@pytest.mark.parametrize("name", ["hold", "hold_thread"])
+@pytest.mark.parametrize(("anyio_backend", "name"), [("asyncio", "hold"), ("trio", "hold_thread")])
 async def test_a_job_whose_worker_is_killed_runs_again_at_another(
     app: Soniq, seen: Seen, ask: Ask, anyio_backend: str, database_url: str, name: str
 ) -> None:
@@ -76,6 +79,7 @@ async def test_a_job_whose_worker_is_killed_runs_again_at_another(
     assert [(a.attempt, a.outcome, a.worker_id) for a in job.attempts] == [(1, "worker_lost", lost)]
 
 
+@ON_ASYNCIO
 async def test_a_job_that_kills_its_process_each_time_becomes_a_dead_letter_that_says_why(
     app: Soniq, seen: Seen, ask: Ask, anyio_backend: str, database_url: str
 ) -> None:
@@ -124,7 +128,7 @@ async def test_a_worker_that_loses_the_network_stops_its_jobs_before_others_may_
         async with working(far, **QUICK) as hand:
             await far_seen.one(JobStarted)
             async with working(app, **QUICK):
-                await idle(ask)
+                await idle(ask, 2)
                 road.block()
                 fenced = await far_seen.one(WorkerFenced, worker_id=hand.worker.id)
                 job = await ended(app, job_id)
@@ -176,6 +180,7 @@ def private_server(anyio_backend: str) -> Iterator[tuple[EmbeddedServer, Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@ON_ASYNCIO
 async def test_after_a_real_crash_of_postgresql_running_jobs_go_on_and_none_runs_twice(
     anyio_backend: str, private_server: tuple[EmbeddedServer, Path]
 ) -> None:

@@ -121,9 +121,9 @@ async def test_after_a_crash_of_the_server_the_living_keep_their_jobs_and_the_de
     async with working(app, **quick), working(app, **quick):
         await seen.one(JobStarted)
         left = await app.enqueue(orphan, delay=3600)
-        await ask(HELD.replace("state =", "scheduled_at = now(), state ="), SILENT, left)
         began = anyio.current_time()
         await ask("TRUNCATE soniq.workers, soniq.watch, soniq.leaders")
+        await ask(HELD.replace("state =", "scheduled_at = now(), state ="), SILENT, left)
         await seen.one(JobRescued, job_id=left)
         assert anyio.current_time() - began > 0.9, "the time of grace was not over"
         assert (await ended(app, held)).attempt == 1
