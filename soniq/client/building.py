@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ..errors import InvalidArguments, InvalidOption, UnknownOption, UnknownTask, UsageError
 from ..job.codec import encode
 from ..job.ids import new_id
-from ..job.options import ENQUEUE_OPTIONS, EnqueueOptions, enqueue_options
-from ..job.record import NewJob
+from ..job.options import ENQUEUE_OPTIONS, PLAIN, EnqueueOptions, enqueue_options
+from ..job.record import NewJob, Placement
 from ..job.registry import Registry
 from ..job.task import Call, Task, TaskRef
 from ..settings import Settings
 
 log = logging.getLogger("soniq.client")
 
-P = ParamSpec("P")
+T = TypeVar("T")
 Target: TypeAlias = Task[..., Any] | TaskRef | Callable[..., Any] | str
 Given: TypeAlias = Mapping[str, Any] | Iterable[Any]
 
@@ -33,6 +33,7 @@ class Builder:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._settings = settings
+        self._placements: dict[Task[..., Any] | TaskRef, Placement] = {}
 
     def one(
         self,
@@ -64,7 +65,7 @@ class Builder:
             args, kwargs = _unpacked(task, given)
         options.pop("connection", None)
         bound = _bound(task, args, kwargs)
-        return self._new_job(task, bound, enqueue_options(options))
+        return self._new_job(bound, self._placement(task, enqueue_options(options)))
 
     def many(
         self, target: Target | Iterable[Call], args_list: object, options: Mapping[str, Any]
@@ -76,22 +77,18 @@ class Builder:
         """
         chosen = enqueue_options({name: v for name, v in options.items() if v is not None})
         if args_list is None:
-            return [
-                self._at(place, self._new_job, call.task, call.args, chosen)
-                for place, call in enumerate(_calls(target))
-            ]
+            return self._each(_calls(target), lambda call: self._called(call, chosen))
         if isinstance(args_list, str | bytes | Mapping) or not isinstance(args_list, Iterable):
             raise InvalidArguments(
                 "args_list is a list with the arguments of each job: dicts by name, or tuples."
             )
         task = self.resolve(target)  # type: ignore[arg-type]
-        return [
-            self._at(place, self._of, task, given, chosen) for place, given in enumerate(args_list)
-        ]
+        placement = self._placement(task, chosen)
+        return self._each(args_list, lambda given: self._of(task, given, placement))
 
     def bound(self, task: Task[..., Any], bound: Mapping[str, Any]) -> NewJob:
         """Make one job of arguments that were named already."""
-        return self._new_job(task, bound, EnqueueOptions())
+        return self._new_job(bound, self._placement(task, PLAIN))
 
     def resolve(self, target: Target) -> Task[..., Any] | TaskRef:
         """Find what a caller means by a target.
@@ -133,23 +130,35 @@ class Builder:
             "the decorator returns."
         )
 
-    def _of(self, task: Task[..., Any] | TaskRef, given: object, chosen: EnqueueOptions) -> NewJob:
+    def _called(self, call: Call, chosen: EnqueueOptions) -> NewJob:
+        return self._new_job(call.args, self._placement(call.task, chosen))
+
+    def _of(self, task: Task[..., Any] | TaskRef, given: object, placement: Placement) -> NewJob:
         args, kwargs = _unpacked(task, given)
-        return self._new_job(task, _bound(task, args, kwargs), chosen)
+        return self._new_job(_bound(task, args, kwargs), placement)
 
-    def _at(
-        self, place: int, make: Callable[P, NewJob], *args: P.args, **kwargs: P.kwargs
-    ) -> NewJob:
+    def _each(self, asked: Iterable[T], make: Callable[[T], NewJob]) -> list[NewJob]:
+        made: list[NewJob] = []
         try:
-            return make(*args, **kwargs)
+            for each in asked:
+                made.append(make(each))
         except UsageError as error:
-            raise type(error)(f"Job {place} of the list: {error}") from None
+            raise type(error)(f"Job {len(made)} of the list: {error}") from None
+        return made
 
-    def _new_job(
-        self, task: Task[..., Any] | TaskRef, bound: Mapping[str, Any], asked: EnqueueOptions
-    ) -> NewJob:
-        text = encode(bound, limit=self._settings.max_payload_bytes, what="argument")
-        chosen = asked.over(task.chosen)
+    def _new_job(self, args: Mapping[str, Any], placement: Placement) -> NewJob:
+        text = encode(args, limit=self._settings.max_payload_bytes, what="argument")
+        return NewJob(new_id(), text, placement)
+
+    def _placement(self, task: Task[..., Any] | TaskRef, asked: EnqueueOptions) -> Placement:
+        """Work out where and how a task's jobs are stored; once for each that is left as it is."""
+        if asked is not PLAIN or task.chosen is not PLAIN:
+            return self._placed(task, asked.over(task.chosen))
+        if task not in self._placements:
+            self._placements[task] = self._placed(task, PLAIN)
+        return self._placements[task]
+
+    def _placed(self, task: Task[..., Any] | TaskRef, chosen: EnqueueOptions) -> Placement:
         retries = chosen.max_retries
         if isinstance(task, TaskRef):
             queue, priority, tags = task.queue, 100, None
@@ -157,11 +166,9 @@ class Builder:
             declared = task.defaults
             queue, priority, tags = declared.queue, declared.priority, declared.tags
             retries = declared.max_retries if retries is None else retries
-        return NewJob(
-            id=new_id(),
+        return Placement(
             task=task.name,
             queue=queue if chosen.queue is None else chosen.queue,
-            args=text,
             priority=priority if chosen.priority is None else chosen.priority,
             due=chosen.due,
             max_attempts=1 + (self._settings.max_retries if retries is None else retries),
@@ -212,7 +219,7 @@ def _unpacked(
     task: Task[..., Any] | TaskRef, given: object
 ) -> tuple[tuple[object, ...], Mapping[str, Any]]:
     """Read one job's arguments: a mapping by name, a list or tuple by place, or a model."""
-    if isinstance(given, Mapping):
+    if isinstance(given, dict | Mapping):
         for name in given:
             if not isinstance(name, str):
                 raise InvalidArguments(f"Arguments have names, and {name!r} is none.")

@@ -74,19 +74,22 @@ def _orjson_loads() -> Any:
     return orjson.loads
 
 
+_NESTED = (dict, list, tuple)
+
+
 def _check_keys(value: object, path: str) -> None:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidArguments(
                     f"{path} has the key {key!r}; JSON keys are text, so it would come back "
                     "changed. Use str keys."
                 )
-            if isinstance(item, Mapping | list | tuple):
+            if isinstance(item, _NESTED):
                 _check_keys(item, f"{path} {key!r}")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            if isinstance(item, Mapping | list | tuple):
+            if isinstance(item, _NESTED):
                 _check_keys(item, f"{path}[{index}]")
 
 

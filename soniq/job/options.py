@@ -84,6 +84,9 @@ class EnqueueOptions:
         return replace(base, **given)
 
 
+PLAIN = EnqueueOptions()
+"""Nothing asked for; one object, so that it can be told at a glance."""
+
 ENQUEUE_OPTIONS = ("queue", "priority", "scheduled_at", "delay", "max_retries", "timeout", "tags")
 
 
@@ -94,6 +97,8 @@ def enqueue_options(given: Mapping[str, Any]) -> EnqueueOptions:
         UnknownOption: No option has that name.
         InvalidOption: A value is out of range or of the wrong type.
     """
+    if not given:
+        return PLAIN
     for name in given:
         if name not in ENQUEUE_OPTIONS:
             raise UnknownOption(unknown_option(name, ENQUEUE_OPTIONS))

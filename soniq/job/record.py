@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class JobStatus(StrEnum):
@@ -239,24 +239,32 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class NewJob:
-    """A job about to be stored; every value checked, the arguments written as JSON text.
+class Placement:
+    """How new jobs are stored and run: all of a job but its id and arguments, checked.
+
+    The jobs of a bulk share one, so that what they have in common is worked out once.
 
     Attributes:
         due: A moment, seconds from the database's now, or None for now.
         timeout: Seconds an attempt may take; None leaves it to the task.
     """
 
-    id: str
     task: str
     queue: str
-    args: str
     priority: int
     due: datetime | float | None
     max_attempts: int
     timeout: float | None = None
     tags: tuple[str, ...] | None = None
     trace: str | None = None
+
+
+class NewJob(NamedTuple):
+    """A job about to be stored; its arguments written as JSON text."""
+
+    id: str
+    args: str
+    placement: Placement
 
 
 def moment(text: str | None) -> datetime | None:

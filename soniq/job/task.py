@@ -13,6 +13,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from .arguments import Arguments
 from .options import (
+    PLAIN,
     EnqueueOptions,
     TaskOptions,
     checked_name,
@@ -45,7 +46,7 @@ class Task(Generic[P, R]):
         self.name = name
         self.function = function
         self.defaults = defaults
-        self.chosen = EnqueueOptions()
+        self.chosen = PLAIN
         self.arguments = Arguments(function, validate)
         self.is_async = iscoroutinefunction(function)
         update_wrapper(self, function)
@@ -101,7 +102,7 @@ class TaskRef:
 
     name: str
     queue: str = "default"
-    chosen: EnqueueOptions = field(default_factory=EnqueueOptions)
+    chosen: EnqueueOptions = field(default=PLAIN)
 
     def __post_init__(self) -> None:
         checked_name(self.name, "a task's name", 255)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InvalidTransition, JobNotFound
 from ..job.ids import new_id
-from ..job.record import Job, JobStatus, NewJob
+from ..job.record import Job, JobStatus, NewJob, Placement
 from ..steps import Atomic, CopyIn, Query, Steps
 from .endings import KEPT
 
@@ -74,7 +74,7 @@ INSERT_MANY = """
     SELECT CAST({soniq}.wake(queue, CAST(%(notify)s AS text)) AS text) FROM told"""
 
 COPY = """
-    COPY {soniq}.jobs (id, task, queue, args, state, priority, scheduled_at, created_at,
+    COPY {soniq}.jobs (id, args, task, queue, state, priority, scheduled_at, created_at,
                        max_attempts, timeout_seconds, tags, trace) FROM STDIN"""
 
 NOW = "SELECT extract(epoch FROM clock_timestamp())"
@@ -283,45 +283,54 @@ def _copy(jobs: Sequence[NewJob], notify: str) -> Steps[None]:
     yield from CopyIn(COPY, _lines(jobs, now))
     soon = now + timedelta(seconds=SOON_SECONDS)
     told = {
-        job.queue if moment is None or moment <= now else "*"
-        for job in jobs
-        if (moment := _moment(job, now)) is None or moment < soon
+        each.queue if moment is None or moment <= now else "*"
+        for each in {id(job.placement): job.placement for job in jobs}.values()
+        if (moment := _moment(each, now)) is None or moment < soon
     }
     if told:
         queue = told.pop() if len(told) == 1 else "*"
         yield from Query(WAKE, {"queue": queue, "notify": notify})
 
 
-def _moment(job: NewJob, now: datetime) -> datetime | None:
-    return now + timedelta(seconds=job.due) if isinstance(job.due, int | float) else job.due
+def _moment(placement: Placement, now: datetime) -> datetime | None:
+    due = placement.due
+    return now + timedelta(seconds=due) if isinstance(due, int | float) else due
 
 
 def _lines(jobs: Iterable[NewJob], now: datetime) -> Iterator[bytes]:
     """Write COPY lines, some thousands at a time; `now` is the server's."""
-    moment = now.isoformat()
     lines: list[str] = []
+    placement, common = None, ""
     for job in jobs:
-        due = _moment(job, now)
-        fields = (
-            job.id,
-            job.task,
-            job.queue,
-            job.args,
-            "scheduled" if due is not None and due > now else "queued",
-            str(job.priority),
-            moment if due is None else due.isoformat(),
-            moment,
-            str(job.max_attempts),
-            None if job.timeout is None else repr(job.timeout),
-            None if job.tags is None else _array(job.tags),
-            job.trace,
-        )
-        lines.append("\t".join("\\N" if f is None else f.translate(_ESCAPES) for f in fields))
+        if job.placement is not placement:
+            placement = job.placement
+            common = _common(placement, now)
+        # JSON text holds no tab or line end of its own.
+        args = job.args.replace("\\", "\\\\")
+        lines.append(f"{job.id}\t{args}\t{common}")
         if len(lines) == 2000:
-            yield ("\n".join(lines) + "\n").encode()
+            yield "".join(lines).encode()
             lines.clear()
     if lines:
-        yield ("\n".join(lines) + "\n").encode()
+        yield "".join(lines).encode()
+
+
+def _common(placement: Placement, now: datetime) -> str:
+    """Write the columns that all jobs of one placement share, and the line's end."""
+    due = _moment(placement, now)
+    fields = (
+        placement.task,
+        placement.queue,
+        "scheduled" if due is not None and due > now else "queued",
+        str(placement.priority),
+        (now if due is None else due).isoformat(),
+        now.isoformat(),
+        str(placement.max_attempts),
+        None if placement.timeout is None else repr(placement.timeout),
+        None if placement.tags is None else _array(placement.tags),
+        placement.trace,
+    )
+    return "\t".join("\\N" if f is None else f.translate(_ESCAPES) for f in fields) + "\n"
 
 
 # Source: "COPY", Text Format, PostgreSQL documentation.
@@ -339,17 +348,20 @@ def _due(due: datetime | float | None) -> dict[str, object]:
 
 
 def _parameters(job: NewJob) -> dict[str, object]:
+    placement = job.placement
+    later = isinstance(placement.due, int | float)
     return {
         "id": job.id,
-        "task": job.task,
-        "queue": job.queue,
+        "task": placement.task,
+        "queue": placement.queue,
         "args": job.args,
-        "priority": job.priority,
-        "max_attempts": job.max_attempts,
-        "timeout": job.timeout,
-        "tags": None if job.tags is None else list(job.tags),
-        "trace": job.trace,
-        **_due(job.due),
+        "priority": placement.priority,
+        "max_attempts": placement.max_attempts,
+        "timeout": placement.timeout,
+        "tags": None if placement.tags is None else list(placement.tags),
+        "trace": placement.trace,
+        "moment": None if later else placement.due,
+        "delay": placement.due if later else None,
     }
 
 
@@ -357,5 +369,6 @@ def _row(job: NewJob) -> str:
     """Write one row as a JSON object; its arguments as they are, not parsed and written again."""
     row = _parameters(job)
     args, trace = row.pop("args"), row.pop("trace") or "null"
-    row["moment"] = job.due.isoformat() if isinstance(job.due, datetime) else None
+    due = job.placement.due
+    row["moment"] = due.isoformat() if isinstance(due, datetime) else None
     return f'{json.dumps(row, ensure_ascii=False)[:-1]}, "args": {args}, "trace": {trace}}}'

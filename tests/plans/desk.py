@@ -13,7 +13,7 @@ from soniq.db.render import render
 from soniq.db.sync import drive
 from soniq.db.sync_connection import Connection
 from soniq.job.ids import new_id
-from soniq.job.record import Claimed, NewJob
+from soniq.job.record import Claimed, NewJob, Placement
 from soniq.steps import Query, Steps
 from soniq.store import claims, endings, jobs, workers
 
@@ -100,12 +100,11 @@ class Desk:
 def new_job(**changes: Any) -> NewJob:
     """Describe a job; the defaults are those of `soniq.enqueue()`."""
     values: Mapping[str, Any] = {
-        "id": new_id(),
         "task": "task",
         "queue": "default",
-        "args": "{}",
         "priority": 100,
         "due": None,
         "max_attempts": 4,
     }
-    return NewJob(**{**values, **changes})
+    job_id, args = changes.pop("id", None) or new_id(), changes.pop("args", "{}")
+    return NewJob(job_id, args, Placement(**{**values, **changes}))
