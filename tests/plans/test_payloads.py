@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from values.json_values import same, values
 
 from soniq.job import codec
@@ -16,6 +16,7 @@ from .desk import Desk, new_job
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+@example([1e23, -1.5e300, 5e-324, 2**80, 0.1])
 @given(values)
 def test_arguments_and_results_come_back_the_same(desk: Desk, value: Any) -> None:
     """jsonb wrote 1e23 out without its exponent, and it was read as an integer."""

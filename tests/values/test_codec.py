@@ -78,6 +78,15 @@ def test_large_numbers_are_read_exactly(reader: str, value: float) -> None:
     assert same(codec.decode(encode([value])), [value])
 
 
+@pytest.mark.parametrize("value", [1e16, 1e22, 1e23, -1.5e300, 1.7976931348623157e308], ids=repr)
+def test_large_floats_are_written_as_jsonb_will_write_them(value: float) -> None:
+    """With an exponent, jsonb would drop it, and the point with it."""
+    text = encode({"a": value})
+    assert "e" not in text
+    assert text.endswith(".0}")
+    assert same(json.loads(text), {"a": value})
+
+
 @pytest.mark.parametrize("text", ["1e+23", 'a"1e+23', "\\", '\\"2e+30', "e+"])
 def test_texts_that_look_like_large_floats_stay_as_they_are(reader: str, text: str) -> None:
     assert codec.decode(encode({text: [text, 1e30, text]})) == {text: [text, 1e30, text]}

@@ -45,6 +45,15 @@ def test_threads_never_make_the_same_id() -> None:
     assert len({each for part in made for each in part}) == 40_000
 
 
+def test_ids_of_one_tick_of_the_clock_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_000_000_000_000)
+    ids = [new_id() for _ in range(10_000)]
+    assert len({each[:18] for each in ids}) == 1
+    assert len(set(ids)) == 10_000
+    # Two processes begin their counters apart and share no chance.
+    assert len({each[-14:] for each in ids}) == 10_000
+
+
 @pytest.mark.parametrize("clock", [0, 2**48 * 1_000_000 - 1])
 def test_every_moment_of_the_clock_fits(monkeypatch: pytest.MonkeyPatch, clock: int) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: clock)
