@@ -86,6 +86,28 @@ async def test_the_same_worker_at_a_later_attempt_is_another_too(
         assert (job.status, job.worker_id) == (JobStatus.PROCESSING, hand.worker.id)
 
 
+async def test_another_worker_at_the_same_attempt_is_another_too(
+    app: Soniq, seen: Seen, ask: Ask
+) -> None:
+    """A job that was handed back unspent comes to the next worker with the same number."""
+    gate = anyio.Event()
+
+    @app.job
+    async def act(how: str) -> None:
+        await gate.wait()
+        await end(how)
+
+    for how in ENDINGS:
+        await app.enqueue(act, how)
+    async with working(app):
+        await seen.some(5, JobStarted)
+        await ask("UPDATE soniq.jobs SET worker_id = gen_random_uuid()")
+        before = await ask("SELECT * FROM soniq.jobs ORDER BY id")
+        gate.set()
+        await seen.some(5, LeaseLost)
+    assert await ask("SELECT * FROM soniq.jobs ORDER BY id") == before
+
+
 async def test_a_worker_that_lost_a_job_stops_its_handler_with_the_next_heartbeat(
     app: Soniq, seen: Seen, ask: Ask
 ) -> None:

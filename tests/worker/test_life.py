@@ -102,7 +102,7 @@ async def test_jobs_run_by_priority_then_moment_then_age(app: Soniq, ask: Ask) -
     await app.enqueue(note, "first", priority=1)
     early = await app.enqueue(note, "second")
     await ask("UPDATE soniq.jobs SET scheduled_at = now() - interval '1 hour' WHERE id = %s", early)
-    await run_once(app, concurrency=1)
+    await run_once(app, concurrency=1, prefetch=0)  # one claim for each
     assert order == ["first", "second", "third", "fourth", "last"]
 
 

@@ -256,6 +256,35 @@ async def test_a_cancelled_worker_hands_its_jobs_back_unspent_and_signs_out(
     assert await ask("SELECT count(*) FROM soniq.workers") == [(0,)]
 
 
+async def test_a_cancelled_worker_waits_for_its_threads_and_writes_how_they_ended(
+    app: Soniq, seen: Seen
+) -> None:
+    """Nobody can kill a thread: to give its job to others meanwhile would run it twice."""
+    gate = threading.Event()
+
+    @app.job
+    def hold() -> str:
+        gate.wait(20)
+        return "done"
+
+    job_id = await app.enqueue(hold)
+    hand = Hand(hired(app))
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hand.run)
+            await seen.one(JobStarted)
+            hand.scope.cancel()
+            with anyio.move_on_after(0.3):
+                await hand.ended.wait()
+            assert not hand.ended.is_set()
+            assert (await app.get_job(job_id)).status is JobStatus.PROCESSING
+            gate.set()
+    finally:
+        gate.set()
+    job = await app.get_job(job_id)
+    assert (job.status, job.attempt, job.result) == (JobStatus.DONE, 1, "done")
+
+
 async def test_stopping_in_the_middle_of_many_jobs_loses_none_and_spends_nothing(
     app: Soniq, seen: Seen, ask: Ask
 ) -> None:
