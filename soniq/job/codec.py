@@ -32,6 +32,19 @@ def encode(value: object, *, limit: int, what: str) -> str:
         InvalidArguments: Something in it cannot be written, or would be read back changed.
         PayloadTooLarge: The text is longer than `limit`.
     """
+    quick = _orjson()
+    if quick is not None and _is_plain(value):
+        try:
+            written = quick.dumps(value)
+        except TypeError:  # half a surrogate pair, or an integer beyond 64 bits: json tells which
+            pass
+        else:
+            if len(written) <= limit and b"\\u0000" not in written:
+                return str(written, "utf-8")
+    return _encode_slowly(value, limit, what)
+
+
+def _encode_slowly(value: object, limit: int, what: str) -> str:
     try:
         _check_keys(value, what)
         text = _encoder.encode(value)
@@ -59,19 +72,38 @@ def _written_out(match: re.Match[str]) -> str:
 
 def decode(text: str) -> Any:
     """Read JSON text; with orjson where it is installed and reads the same."""
-    loads = _orjson_loads()
-    if loads is None or _LONG_NUMBER.search(text):
+    quick = _orjson()
+    if quick is None or _LONG_NUMBER.search(text):
         return json.loads(text)
-    return loads(text)
+    return quick.loads(text)
 
 
 @cache
-def _orjson_loads() -> Any:
+def _orjson() -> Any:
     try:
         import orjson
     except ImportError:
         return None
-    return orjson.loads
+    return orjson
+
+
+_SCALARS = frozenset({str, int, bool, type(None)})
+_KINDS = _SCALARS | {float, dict, list, tuple}
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Tell whether orjson writes just what json would: exact types, moderate floats."""
+    kind = type(value)
+    if depth > 50 or kind not in _KINDS:
+        return False
+    if kind is dict:
+        return all(type(key) is str for key in value) and all(
+            type(item) in _SCALARS or _is_plain(item, depth + 1) for item in value.values()
+        )
+    if kind is list or kind is tuple:
+        return all(type(item) in _SCALARS or _is_plain(item, depth + 1) for item in value)
+    # json writes larger ones with an exponent, which needs care; NaN is refused there.
+    return kind is not float or -1e15 < value < 1e15
 
 
 _NESTED = (dict, list, tuple)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -76,6 +76,10 @@ INSERT_MANY = """
 COPY = """
     COPY {soniq}.jobs (id, args, task, queue, state, priority, scheduled_at, created_at,
                        max_attempts, timeout_seconds, tags, trace) FROM STDIN"""
+
+# Most bulks ask for nothing special: what is left out here costs no parsing.
+COPY_PLAIN = """
+    COPY {soniq}.jobs (id, args, task, queue, priority, max_attempts) FROM STDIN"""
 
 NOW = "SELECT extract(epoch FROM clock_timestamp())"
 
@@ -278,13 +282,31 @@ def retry(job_id: str, notify: str) -> Steps[str]:
 
 
 def _copy(jobs: Sequence[NewJob], notify: str) -> Steps[None]:
+    placements = {id(job.placement): job.placement for job in jobs}.values()
+    if all(_is_plain(placement) for placement in placements):
+        yield from CopyIn(COPY_PLAIN, _lines(jobs, _plain_columns))
+        queues = {placement.queue for placement in placements}
+        queue = queues.pop() if len(queues) == 1 else "*"
+        yield from Query(WAKE, {"queue": queue, "notify": notify})
+    else:
+        yield from _copy_placed(jobs, placements, notify)
+
+
+def _is_plain(placement: Placement) -> bool:
+    special = (placement.due, placement.timeout, placement.tags, placement.trace)
+    return all(value is None for value in special)
+
+
+def _copy_placed(
+    jobs: Sequence[NewJob], placements: Iterable[Placement], notify: str
+) -> Steps[None]:
     (seconds,) = yield from Query(NOW, decode=lambda row: float(row[0]))
     now = datetime.fromtimestamp(seconds, UTC)
-    yield from CopyIn(COPY, _lines(jobs, now))
+    yield from CopyIn(COPY, _lines(jobs, lambda placement: _columns(placement, now)))
     soon = now + timedelta(seconds=SOON_SECONDS)
     told = {
         each.queue if moment is None or moment <= now else "*"
-        for each in {id(job.placement): job.placement for job in jobs}.values()
+        for each in placements
         if (moment := _moment(each, now)) is None or moment < soon
     }
     if told:
@@ -297,14 +319,16 @@ def _moment(placement: Placement, now: datetime) -> datetime | None:
     return now + timedelta(seconds=due) if isinstance(due, int | float) else due
 
 
-def _lines(jobs: Iterable[NewJob], now: datetime) -> Iterator[bytes]:
-    """Write COPY lines, some thousands at a time; `now` is the server's."""
+def _lines(
+    jobs: Iterable[NewJob], columns: Callable[[Placement], Sequence[str | None]]
+) -> Iterator[bytes]:
+    """Write COPY lines, some thousands at a time; the columns of a placement once."""
     lines: list[str] = []
     placement, common = None, ""
     for job in jobs:
         if job.placement is not placement:
             placement = job.placement
-            common = _common(placement, now)
+            common = _tabbed(columns(placement))
         # JSON text holds no tab or line end of its own.
         args = job.args.replace("\\", "\\\\")
         lines.append(f"{job.id}\t{args}\t{common}")
@@ -315,10 +339,19 @@ def _lines(jobs: Iterable[NewJob], now: datetime) -> Iterator[bytes]:
         yield "".join(lines).encode()
 
 
-def _common(placement: Placement, now: datetime) -> str:
-    """Write the columns that all jobs of one placement share, and the line's end."""
+def _tabbed(fields: Iterable[str | None]) -> str:
+    return "\t".join("\\N" if f is None else f.translate(_ESCAPES) for f in fields) + "\n"
+
+
+def _plain_columns(placement: Placement) -> Sequence[str | None]:
+    priority, attempts = str(placement.priority), str(placement.max_attempts)
+    return placement.task, placement.queue, priority, attempts
+
+
+def _columns(placement: Placement, now: datetime) -> Sequence[str | None]:
+    """Write what all jobs of one placement share; `now` is the server's."""
     due = _moment(placement, now)
-    fields = (
+    return (
         placement.task,
         placement.queue,
         "scheduled" if due is not None and due > now else "queued",
@@ -330,7 +363,6 @@ def _common(placement: Placement, now: datetime) -> str:
         None if placement.tags is None else _array(placement.tags),
         placement.trace,
     )
-    return "\t".join("\\N" if f is None else f.translate(_ESCAPES) for f in fields) + "\n"
 
 
 # Source: "COPY", Text Format, PostgreSQL documentation.
