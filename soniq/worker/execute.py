@@ -178,7 +178,7 @@ class Executor:
     def _after(self, attempt: Attempt, result: str | None) -> Ending:
         if attempt.written:
             return AlreadyWritten()
-        if attempt.threaded and attempt.why is Why.TIMEOUT:
+        if attempt.why is Why.TIMEOUT:  # too late, even if the handler went on and returned
             return TimedOut(attempt.timeout or 0.0)
         return Returned(result)
 

@@ -33,9 +33,9 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.setitem(sys.modules, "orjson", None)
     else:
         pytest.importorskip("orjson")
-    codec._orjson_loads.cache_clear()
+    codec._orjson.cache_clear()
     yield request.param
-    codec._orjson_loads.cache_clear()
+    codec._orjson.cache_clear()
 
 
 @given(values)

@@ -280,6 +280,26 @@ async def test_a_job_that_finishes_in_spite_of_its_cancellation_is_done(
     assert await app.get_result(job_id) == "swallowed"
 
 
+async def test_an_async_handler_that_swallows_its_timeout_has_timed_out_all_the_same(
+    app: Soniq, seen: Seen
+) -> None:
+    """It was recorded as done, where a `def` handler was not: a timeout's failure counts."""
+
+    @app.job(timeout=0.05, max_retries=0)
+    async def hold() -> str:
+        try:
+            await anyio.sleep(30)
+        except BaseException:
+            return "swallowed"
+        return "never"
+
+    job_id = await app.enqueue(hold)
+    async with working(app):
+        await seen.one(JobDied, job_id=job_id)
+    job = await app.get_job(job_id)
+    assert (job.status, job.attempts[-1].outcome) == (JobStatus.DEAD_LETTER, "timed_out")
+
+
 async def test_a_job_that_fails_when_it_is_cancelled_is_cancelled_and_not_retried(
     app: Soniq, seen: Seen
 ) -> None:
