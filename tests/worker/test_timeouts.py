@@ -9,7 +9,15 @@ import pytest
 
 from soniq import Soniq
 from soniq.errors import JobCancelled as ToldToStop
-from soniq.events import JobCancelled, JobFinished, JobOverran, JobRetried, JobStarted, LeaseLost
+from soniq.events import (
+    JobCancelled,
+    JobDied,
+    JobFinished,
+    JobOverran,
+    JobRetried,
+    JobStarted,
+    LeaseLost,
+)
 from soniq.job import JobContext
 from soniq.job.record import JobStatus
 
