@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
@@ -33,6 +33,7 @@ from ..job.record import Claimed
 from .attempt import Attempt, Why
 from .bench import Bench
 from .calls import Calls, reraised_if_cancelled
+from .threads import Threads
 from .transaction import Lender
 
 # A runner lets the other loops in after this long; handlers that never wait would else starve them.
@@ -51,16 +52,19 @@ class Executor:
         self._lender = lender
         self._calls = Calls(bench.hooks)
         settings = bench.settings
-        self._limiter = CapacityLimiter(settings.threads or settings.concurrency)
+        self._threads = Threads(settings.threads or settings.concurrency)
         self._cancelled: type[BaseException] = Exception
         self._looks_at = float("inf")
 
     async def run(self) -> None:
         """Run until cancelled."""
         self._cancelled = anyio.get_cancelled_exc_class()
-        async with anyio.create_task_group() as runners:
-            for _ in range(self._bench.settings.concurrency):
-                runners.start_soon(self._runner, runners)
+        try:
+            async with anyio.create_task_group() as runners:
+                for _ in range(self._bench.settings.concurrency):
+                    runners.start_soon(self._runner, runners)
+        finally:
+            self._threads.close()
 
     def leave_threads(self) -> None:
         """Stop waiting for threads that do not end; nothing is written about their jobs."""
@@ -160,7 +164,7 @@ class Executor:
 
     async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
         """Call in a thread, and wait whatever happens, until told to leave the thread behind."""
-        run = partial(to_thread.run_sync, function, abandon_on_cancel=True, limiter=self._limiter)
+        run = partial(self._threads.run, function)
         with CancelScope(shield=True) as attempt.scope:
             return await self._calls.around_thread(attempt, run)
 

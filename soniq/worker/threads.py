@@ -1,0 +1,104 @@
+"""The threads that `def` jobs run in: started as needed, kept, and never waited for at exit.
+
+A general thread pool hops to the loop and back with a future, a scope and a wake for each call; for
+short jobs that is most of the cost. Here threads take calls from a queue and put the ended ones in
+another, and the loop is woken once for all that ended since it last looked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context, copy_context
+from queue import SimpleQueue
+from typing import Any
+
+import anyio
+
+from ..db.connection import on_trio
+
+
+class _Call:
+    """One function on its way through a thread."""
+
+    __slots__ = ("context", "ended", "error", "function", "result")
+
+    def __init__(self, context: Context, function: Callable[[], Any]) -> None:
+        self.context = context
+        self.function = function
+        self.ended = anyio.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Threads:
+    """At most so many threads, for one event loop.
+
+    Args:
+        limit: Calls that run at once; others wait their turn.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._ended: deque[_Call] = deque()
+        self._started = 0
+        self._busy = 0
+        self._woken = False
+        self._soon: Callable[[Callable[[], None]], object] | None = None
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Call a function in a thread, in a copy of this task's context; answer what it returns.
+
+        If the wait is cancelled, the thread is left behind: nobody can stop it.
+        """
+        if self._soon is None:
+            self._soon = _from_other_threads()
+        call = _Call(copy_context(), function)
+        self._busy += 1
+        if self._busy > self._started < self._limit:
+            self._started += 1
+            # A daemon: a thread that never ends must not keep the process from ending.
+            threading.Thread(target=self._work, name="soniq-job", daemon=True).start()
+        self._calls.put(call)
+        await call.ended.wait()
+        if call.error is not None:
+            raise call.error
+        return call.result
+
+    def close(self) -> None:
+        """Let the threads end as they come free."""
+        for _ in range(self._started):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call.result = call.context.run(call.function)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                call.error = error
+            self._ended.append(call)
+            if not self._woken and self._soon is not None:
+                self._woken = True
+                # The loop may be gone: this thread was left behind.
+                with suppress(Exception):
+                    self._soon(self._deliver)
+
+    def _deliver(self) -> None:
+        # First, so that a call which ends from now on wakes the loop again.
+        self._woken = False
+        while self._ended:
+            self._busy -= 1
+            self._ended.popleft().ended.set()
+
+
+def _from_other_threads() -> Callable[[Callable[[], None]], object]:
+    """Give what has a function called soon in this loop, from any thread."""
+    if on_trio():
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
+    return asyncio.get_running_loop().call_soon_threadsafe
