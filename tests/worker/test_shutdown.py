@@ -215,7 +215,8 @@ async def test_a_stop_that_comes_while_the_claim_waits_loses_no_attempt(
         " AND wait_event_type = 'Lock' AND query LIKE '%picked%'"
     )
     async with await outside(database_url) as other:
-        async with working(app) as hand:
+        # No poll meanwhile: it would wait for the lock at its staging, and never come to the claim.
+        async with working(app, poll_interval=60) as hand:
             job_id = await app.enqueue(note, delay=3600)
             async with other.transaction():
                 await other.execute(b"LOCK TABLE soniq.jobs IN EXCLUSIVE MODE")
