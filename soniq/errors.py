@@ -157,7 +157,7 @@ class WorkerLost(JobError):
 
 
 class JobFailed(JobError):
-    """Raised by `get_result` and `wait` for a job that ended without a result."""
+    """Raised by `get_result` for a job that ended without a result."""
 
 
 class WaitTimeout(JobError, TimeoutError):
