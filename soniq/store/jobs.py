@@ -381,7 +381,6 @@ def _due(due: datetime | float | None) -> dict[str, object]:
 
 def _parameters(job: NewJob) -> dict[str, object]:
     placement = job.placement
-    later = isinstance(placement.due, int | float)
     return {
         "id": job.id,
         "task": placement.task,
@@ -392,8 +391,7 @@ def _parameters(job: NewJob) -> dict[str, object]:
         "timeout": placement.timeout,
         "tags": None if placement.tags is None else list(placement.tags),
         "trace": placement.trace,
-        "moment": None if later else placement.due,
-        "delay": placement.due if later else None,
+        **_due(placement.due),
     }
 
 
