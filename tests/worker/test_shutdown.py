@@ -221,10 +221,11 @@ async def test_a_stop_that_comes_while_the_claim_waits_loses_no_attempt(
             async with other.transaction():
                 await other.execute(b"LOCK TABLE soniq.jobs IN EXCLUSIVE MODE")
                 await other.execute(b"UPDATE soniq.jobs SET state = 'queued'")
-                await other.execute(b"SELECT pg_notify('soniq', 'q:default')")
-                await ask("SELECT pg_notify('soniq', 'q:default')")
 
                 async def claiming() -> bool:
+                    # Again and again: the first may come before the worker listens, or meet its
+                    # look for queues, which cannot see the row yet.
+                    await ask("SELECT pg_notify('soniq', 'q:default')")
                     return await ask(waits) == [(True,)]
 
                 await eventually(claiming)
