@@ -109,7 +109,7 @@ async def _connect(url: str) -> psycopg.AsyncConnection:
 
 
 class Loop:
-    """`shared/design/proofs/drain_rate.py`, without a deadline for each job: the quicker form."""
+    """Claims and deletes by turns, without a deadline for each job: the quicker form."""
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import ceiling
-from .report import Row, ratio
+from .report import Row, share
 from .server import Target
 from .tasks import application
 from .timing import compare
@@ -23,6 +23,6 @@ def run(target: Target) -> list[Row]:
         def bare() -> None:
             ceiling.copy(connection, "bare.jobs", "noop", calls)
 
-        name, goals = f"bulk {len(calls):,}", ratio(A=0.6, B=0.8)
+        name, goals = f"bulk {len(calls):,}", (share(0.8),)
         target.empty()
         return compare(name, target.repeats, ours, bare, len(calls), goals, "rows/s")

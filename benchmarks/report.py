@@ -6,6 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Literal
+
+
+Kind = Literal["share", "least", "most", "times"]
 
 
 @dataclass(frozen=True)
@@ -13,24 +17,68 @@ class Goal:
     """What a figure should reach.
 
     Attributes:
-        issue: The letter of the issue that asks for it.
-        bound: The least ratio, or the most of the figure itself.
-        of: `ratio` (at least) or `ours` (at most).
+        bound: A number.
+        kind: What it bounds; see `share`, `least`, `most` and `times`.
     """
 
-    issue: str
     bound: float
-    of: str = "ratio"
+    kind: Kind
+
+    def reached(self, row: Row) -> bool:
+        """Whether the row's figure is there."""
+        got = self._got(row)
+        least = self.kind in {"share", "least"}
+        return got is not None and (got >= self.bound if least else got <= self.bound)
+
+    def judge(self, row: Row) -> str:
+        """Write the goal, and `pass` or how far away it is."""
+        wanted = _WANTED[self.kind].format(self.bound)
+        got = self._got(row)
+        if got is None:
+            return f"{wanted}: not measured"
+        if self.reached(row):
+            return f"{wanted}: pass"
+        distance = (
+            f"{got - self.bound:+.2f}" if self.kind == "share" else f"x{got / self.bound:.2f}"
+        )
+        return f"{wanted}: {distance}"
+
+    def _got(self, row: Row) -> float | None:
+        match self.kind:
+            case "share":
+                return row.ratio
+            case "times":
+                return row.ours / row.ceiling if row.ceiling else None
+            case "least" | "most":
+                return row.ours
 
 
-def ratio(**bounds: float) -> tuple[Goal, ...]:
-    """Ask for at least this share of the ceiling, by issue: `ratio(A=0.4, B=0.7)`."""
-    return tuple(Goal(issue, bound) for issue, bound in bounds.items())
+_WANTED: dict[Kind, str] = {
+    "share": "share >= {:g}",
+    "least": ">= {:,g}",
+    "most": "<= {:,g}",
+    "times": "<= {:g} x ceiling",
+}
 
 
-def most(**bounds: float) -> tuple[Goal, ...]:
-    """Ask for at most this figure, by issue."""
-    return tuple(Goal(issue, bound, "ours") for issue, bound in bounds.items())
+def share(bound: float) -> Goal:
+    """Ask for at least this share of the ceiling."""
+    return Goal(bound, "share")
+
+
+def least(bound: float) -> Goal:
+    """Ask for at least this figure."""
+    return Goal(bound, "least")
+
+
+def most(bound: float) -> Goal:
+    """Ask for at most this figure."""
+    return Goal(bound, "most")
+
+
+def times(bound: float) -> Goal:
+    """Ask for at most so many times the figure beside it."""
+    return Goal(bound, "times")
 
 
 @dataclass
@@ -57,16 +105,11 @@ class Row:
 
     def verdict(self) -> str:
         """Say of each goal whether it is reached, and else how far away it is."""
-        return "; ".join(self._judge(goal) for goal in self.goals) or "-"
+        return "; ".join(goal.judge(self) for goal in self.goals) or "-"
 
-    def _judge(self, goal: Goal) -> str:
-        if goal.of == "ratio":
-            got = self.ratio or 0.0
-            distance = f"{got - goal.bound:+.2f}"
-            return f"{goal.issue} >= {goal.bound:g} {'pass' if got >= goal.bound else distance}"
-        met = self.ours <= goal.bound
-        distance = f"x{self.ours / goal.bound:.2f}"
-        return f"{goal.issue} <= {goal.bound:g} {'pass' if met else distance}"
+    def reached(self) -> bool:
+        """Whether every goal is."""
+        return all(goal.reached(self) for goal in self.goals)
 
 
 def interleave(
@@ -107,32 +150,45 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-HEAD = ("figure", "ours", "ceiling", "ratio", "goal (its issue), and pass or the distance")
+HEAD = ("figure", "ours", "ceiling", "share", "goal: pass or the distance")
+# Rows are printed as they are measured, so widths are not known from the longest.
+WIDTHS = (60, 15, 15, 6, 26)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Write the rows for people."""
-    lines = [HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    rule = tuple("-" * width for width in widths)
-    return "\n".join(_line(cells, widths) for cells in (lines[0], rule, *lines[1:]))
+def head() -> str:
+    """Write the head of the table."""
+    return f"{_line(HEAD)}\n{_line(tuple('-' * width for width in WIDTHS))}"
+
+
+def lines(rows: Sequence[Row]) -> str:
+    """Write rows for people."""
+    return "\n".join(_line(_cells(row)) for row in rows)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Say how many rows reach their goals, and which do not."""
+    with_goals = [row for row in rows if row.goals]
+    missed = [row.name.strip() for row in with_goals if not row.reached()]
+    said = f"{len(with_goals) - len(missed)} of {len(with_goals)} rows with a goal reach it"
+    return f"{said}; not yet: {', '.join(missed)}" if missed else said
 
 
 def as_json(rows: Sequence[Row]) -> str:
     """Write the rows for machines."""
-    return json.dumps([asdict(row) | {"verdict": row.verdict()} for row in rows], indent=1)
+    more = ({"verdict": row.verdict(), "reached": row.reached()} for row in rows)
+    return json.dumps([asdict(row) | told for row, told in zip(rows, more, strict=True)], indent=1)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     ceiling = "-" if row.ceiling is None else shown(row.ceiling, row.unit)
-    share = "-" if row.ratio is None else f"{row.ratio:.2f}"
-    return row.name, shown(row.ours, row.unit), ceiling, share, row.verdict()
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+    return row.name, shown(row.ours, row.unit), ceiling, ratio, row.verdict()
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *numbers, last = zip(cells, widths, strict=True)
+def _line(cells: Sequence[str]) -> str:
+    name, *numbers, last = zip(cells, WIDTHS, strict=True)
     middle = "  ".join(cell.rjust(width) for cell, width in numbers)
-    return f"{first[0].ljust(first[1])}  {middle}  {last[0]}".rstrip()
+    return f"{name[0].ljust(name[1])}  {middle}  {last[0]}".rstrip()
 
 
 def shown(value: float, unit: str) -> str:

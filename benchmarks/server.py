@@ -27,15 +27,21 @@ class Target:
         url: A database that holds nothing but what is measured.
         quick: Run small: to see that it runs, not for the figures.
         repeats: Pairs measured of each figure.
+        seconds: How long figures over time take; None leaves it to each.
     """
 
     url: str
     quick: bool
     repeats: int
+    seconds: float | None = None
 
     def size(self, full: int) -> int:
         """Scale a number of jobs."""
         return max(1, full // 50) if self.quick else full
+
+    def during(self, full: float) -> float:
+        """Choose the seconds of a figure over time; `full` unless something else was asked for."""
+        return self.seconds or (full / 40 if self.quick else full)
 
     def connect(self) -> psycopg.Connection:
         """Open a bare connection in autocommit."""
@@ -55,7 +61,7 @@ class Target:
 
 
 @contextlib.contextmanager
-def target(*, quick: bool, repeats: int) -> Iterator[Target]:
+def target(*, quick: bool, repeats: int, seconds: float | None = None) -> Iterator[Target]:
     """Make a database to measure in; drop it, or the whole server, afterwards.
 
     SONIQ_TEST_DATABASE_URL or SONIQ_DATABASE_URL names a server whose role may create databases.
@@ -63,7 +69,7 @@ def target(*, quick: bool, repeats: int) -> Iterator[Target]:
     named = os.environ.get("SONIQ_TEST_DATABASE_URL") or os.environ.get("SONIQ_DATABASE_URL")
     with _named(named) if named else _embedded() as url:
         _set_up(url)
-        yield Target(url, quick, repeats)
+        yield Target(url, quick, repeats, seconds)
 
 
 @contextlib.contextmanager

@@ -22,13 +22,13 @@ def run(target: Target) -> list[Row]:
             "soniq --help",
             "ms",
             interleave(turns, _command("-m", "soniq", "--help"), _command("-c", "pass")),
-            most(B=150),
+            (most(150),),
         ),
         paired(
             "import soniq",
             "ms",
             interleave(turns, _import("import soniq"), _import("import psycopg")),
-            most(B=80),
+            (most(80),),
         ),
         paired(
             "from soniq import SoniqSync",
@@ -43,7 +43,7 @@ def run(target: Target) -> list[Row]:
                 _ready("worker_process", target.url),
                 _ready("bare_worker", "consume", target.url),
             ),
-            most(B=500),
+            (most(500),),
         ),
     ]
 

@@ -15,12 +15,12 @@ import psycopg
 
 from . import ceiling
 from .process import Program
-from .report import Row, ratio
+from .report import Row, share
 from .server import Target
 from .tasks import Application, application
 from .timing import compare
 
-GOALS = ratio(A=0.8, B=0.9)
+GOALS = (share(0.9),)
 CLIENTS = 20
 JOBS = 1000
 

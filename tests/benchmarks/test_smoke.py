@@ -49,7 +49,7 @@ def test_people_get_a_table(server_url: str) -> None:
     ran = run("bulk", url=server_url)
     head, columns, rule, row, *_ = ran.stdout.splitlines()
     assert "PostgreSQL" in head
-    assert columns.split()[:4] == ["figure", "ours", "ceiling", "ratio"]
+    assert columns.split()[:4] == ["figure", "ours", "ceiling", "share"]
     assert set(rule) == {"-", " "}
     assert row.startswith("bulk 1,000")
 
@@ -76,15 +76,40 @@ def run(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:
 def test_a_ratio_above_one_is_better_than_the_ceiling(
     unit: str, better: tuple[float, float]
 ) -> None:
-    row = report.paired("x", unit, [better], report.ratio(A=2.0))
+    row = report.paired("x", unit, [better], (report.share(2.0),))
     assert row.ratio == 2.0
-    assert row.verdict() == "A >= 2 pass"
+    assert row.verdict() == "share >= 2: pass"
 
 
 def test_a_goal_that_is_missed_says_how_far_away_it_is() -> None:
-    goals = (*report.ratio(A=0.8), *report.most(B=50))
+    goals = (report.share(0.8), report.most(50), report.least(30_000), report.times(0.5))
     row = report.paired("x", "jobs/s", [(60.0, 100.0)], goals)
-    assert row.verdict() == "A >= 0.8 -0.20; B <= 50 x1.20"
+    assert row.verdict() == (
+        "share >= 0.8: -0.20; <= 50: x1.20; >= 30,000: x0.00; <= 0.5 x ceiling: x1.20"
+    )
+    assert not row.reached()
+
+
+def test_a_goal_that_is_reached_passes() -> None:
+    goals = (report.share(0.6), report.most(60), report.least(60), report.times(0.6))
+    row = report.paired("x", "jobs/s", [(60.0, 100.0)], goals)
+    assert row.verdict().count(": pass") == 4
+    assert row.reached()
+
+
+def test_a_goal_without_its_figure_is_not_reached() -> None:
+    row = report.Row("x", "ms", 1.0, goals=(report.share(0.6),))
+    assert row.verdict() == "share >= 0.6: not measured"
+    assert not row.reached()
+
+
+def test_the_summary_names_what_is_missed() -> None:
+    rows = [
+        report.Row("far", "ms", 2.0, goals=(report.most(1),)),
+        report.Row("near", "ms", 0.5, goals=(report.most(1),)),
+        report.Row("told", "ms", 9.0),
+    ]
+    assert report.summary(rows) == "1 of 2 rows with a goal reach it; not yet: far"
 
 
 def test_each_side_goes_first_every_other_time() -> None:
