@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Literal
 
-
 Kind = Literal["share", "least", "most", "times"]
 
 
