@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,14 @@ def test_a_change_is_checked_as_the_first_value_was() -> None:
     assert settings == Settings()
 
 
+def test_settings_agree_with_one_another_whoever_makes_them() -> None:
+    with pytest.raises(SettingsError, match="pool_min_size"):
+        Settings(pool_min_size=11)
+    with pytest.raises(SettingsError, match="pool_min_size"):
+        replace(Settings(), pool_max_size=0)
+    assert replace(Settings(), heartbeat_timeout=3.0).heartbeat_interval == 1.0
+
+
 def test_the_defaults_are_what_the_reference_says_and_pass_their_own_checks() -> None:
     listed = {name: default for name, default, meaning in reference() if meaning}
     assert list(listed) == NAMES
@@ -200,5 +208,5 @@ def test_the_defaults_are_what_the_reference_says_and_pass_their_own_checks() ->
 def test_every_setting_is_read_by_the_code(name: str) -> None:
     folder = Path(next(iter(soniq.__path__)))
     used = re.compile(rf"settings\.{name}\b")
-    files = [file for file in folder.rglob("*.py") if file != folder / "settings.py"]
+    files = [file for file in folder.rglob("*.py") if file.parent.name != "settings"]
     assert any(used.search(file.read_text()) for file in files)
