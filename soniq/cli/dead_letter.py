@@ -38,7 +38,7 @@ def list_(state: State, /, *, json_: bool, **asked: Any) -> None:
     if json_:
         as_json([_plain(letter) for letter in found])
         return
-    table(HEAD, [_row(letter) for letter in found])
+    table(HEAD, [_row(letter) for letter in found], empty="There are no dead letters.")
     if len(found) == asked["limit"] and at_terminal():
         click.echo(f"There may be more: --before {found[-1].id}", err=True)
 

@@ -41,7 +41,7 @@ def list_(state: State, /, *, json_: bool, **asked: Any) -> None:
     if json_:
         as_json(found)
         return
-    table(HEAD, [_row(job) for job in found])
+    table(HEAD, [_row(job) for job in found], empty="There are no such jobs.")
     if len(found) == asked["limit"] and at_terminal():
         click.echo(f"There may be more: --before {found[-1].id}", err=True)
 

@@ -31,7 +31,7 @@ def setup(state: State, /, *, json_: bool) -> None:
         for name in applied:
             click.echo(f"applied {name}")
         place = f"The schema {schema!r} in {state.shown_url(client)}"
-        click.echo(f"{place} {'is ready' if applied else 'was up to date'}.")
+        click.echo(f"{place} {'is ready' if applied else 'is up to date'}.")
 
 
 @click.command("migrate-status", cls=Command)

@@ -29,15 +29,23 @@ def at_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write rows under their headings: aligned at a terminal, tabs between them in a pipe."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str | None = None
+) -> None:
+    """Write rows under their headings: aligned at a terminal, tabs between them in a pipe.
+
+    `empty` is what a person reads in place of a table without rows.
+    """
     cells = [[clean(cell) for cell in row] for row in rows]
     if not at_terminal():
         for row in [list(head), *cells]:
             click.echo("\t".join(row))
         return
+    if empty is not None and not rows:
+        click.echo(empty)
+        return
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    click.echo(click.style(_padded(head, widths), dim=True))
+    click.echo(click.style(_padded(head, widths).rstrip(), dim=True))
     for row in cells:
         click.echo(_padded(row, widths).rstrip())
 
@@ -91,12 +99,12 @@ def exact(value: datetime | None) -> str | None:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds in the largest unit that leaves a whole number."""
+    """Write seconds in the largest unit of which there are two, to the nearest one."""
     if seconds is None:
         return "-"
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:
-            return f"{seconds // size:.0f} {unit}"
+            return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
 
 

@@ -108,10 +108,14 @@ def _introduction(worker_id: str, client: Base, settings: Settings, state: State
     names = client.registry.names()
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return (
-        f"worker {worker_id} starts: queues {', '.join(settings.queues) or '(all)'}; "
+        f"worker {worker_id} starts: {_queues(settings)}; "
         f"{settings.concurrency} at once; database {state.shown_url(client)}; "
         f"tasks: {shown or '(none)'}"
     )
+
+
+def _queues(settings: Settings) -> str:
+    return f"queues {', '.join(settings.queues)}" if settings.queues else "all queues"
 
 
 def _leave_threads(code: int) -> NoReturn:

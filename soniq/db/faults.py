@@ -36,6 +36,7 @@ _LOGIN = (
     ("53300", re.compile(r"too many (clients|connections)|connection slots|no more connections")),
     ("57P03", re.compile(r"starting up|shutting down|not yet accepting|recovery")),
 )
+_NEVER_MADE = ("connection to server", "failed to resolve host")
 
 
 def translate(error: psycopg.Error, schema: str, *, lost: bool = False) -> SoniqError:
@@ -112,8 +113,8 @@ def _fault(error: psycopg.Error, schema: str, lost: bool) -> SoniqError:
         )
     if code == "3D000":
         return DatabaseMissing(
-            f"The server was reached, but the database is not there ({said}). Create it, for "
-            "example with `createdb`, or correct the URL; then run `soniq setup`."
+            f"The server was reached, but the database is not there ({said}). Run `soniq "
+            "setup`, which creates it if the role may, or correct the database URL."
         )
     if stale_plan(error):
         return _passing(said, code)
@@ -136,6 +137,11 @@ def _unsaid(error: psycopg.Error, said: str, lost: bool) -> SoniqError:
     """Translate an error without SQLSTATE: psycopg's own, or no server answered at all."""
     if isinstance(error, pg.ConnectionTimeout):
         return ConnectionLost(f"The database did not accept a connection in time: {said}")
+    if said.startswith(_NEVER_MADE):
+        told = said if said.endswith((".", "?")) else f"{said}."
+        return ConnectionLost(
+            f"The database could not be reached: {told} Start it, or correct the database URL."
+        )
     if lost or isinstance(error, psycopg.OperationalError):
         return ConnectionLost(f"The connection to the database failed: {said}")
     return DatabaseError(f"The database driver refused: {said}")
@@ -144,7 +150,13 @@ def _unsaid(error: psycopg.Error, said: str, lost: bool) -> SoniqError:
 def words(error: psycopg.Error) -> str:
     """Give the server's first sentence, without DETAIL, which may quote the user's data."""
     primary = error.diag.message_primary
-    return primary or " ".join(str(error).split()) or type(error).__name__
+    return primary or _in_one_line(str(error)) or type(error).__name__
+
+
+def _in_one_line(text: str) -> str:
+    # libpq's hints stand on lines of their own, some without a full stop before them.
+    lines = [line.strip() for line in text.removeprefix("connection failed: ").splitlines()]
+    return re.sub(r"(?<=\w) (?=Is the server )", ". ", " ".join(line for line in lines if line))
 
 
 def _ours(code: str, said: str, schema: str) -> bool:

@@ -55,7 +55,7 @@ def test_setup_makes_the_schema_once(empty_database: str, bare: Shell) -> None:
     assert "is ready" in first
     second = bare("setup", "--database-url", empty_database).stdout
     assert "applied" not in second
-    assert "was up to date" in second
+    assert "is up to date" in second
 
 
 def test_setup_makes_the_database_of_the_application_in_the_folder(
@@ -339,6 +339,17 @@ def test_colour_is_for_terminals_unless_somebody_says_otherwise(shell: Shell) ->
     assert not ANSI.search(at_terminal(shell, *listing, NO_COLOR="1")[1])
     assert not ANSI.search(at_terminal(shell, *listing, "--no-color")[1])
     assert ANSI.search(at_terminal(shell, *listing, "--color", NO_COLOR="1")[1])
+
+
+def test_an_empty_list_is_a_sentence_at_a_terminal_and_a_heading_in_a_pipe(shell: Shell) -> None:
+    for command, said in (("jobs", "There are no such jobs."), ("dead-letter", "no dead letters.")):
+        assert at_terminal(shell, command, "list")[1].strip().endswith(said)
+        assert shell(command, "list").stdout.startswith("ID\tTASK\tQUEUE\t")
+
+
+def test_a_moment_is_told_to_the_nearest_whole_unit(shell: Shell) -> None:
+    enqueued(shell, "welcome", "user_id=1", "--delay", "3d")
+    assert "  in 3 d  " in at_terminal(shell, "jobs", "list")[1]
 
 
 def test_nothing_in_a_pipe_is_coloured(shell: Shell) -> None:

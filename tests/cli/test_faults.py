@@ -36,7 +36,16 @@ def fault(shell: Shell, *args: str, **env: str) -> str:
 @pytest.mark.parametrize("command", [*COMMANDS, ("setup",), ("migrate-status",)])
 def test_a_server_that_is_not_there(shell: Shell, command: tuple[str, ...]) -> None:
     url = "postgresql://me:s3cret@127.0.0.1:1/nowhere"
-    assert "127.0.0.1" in fault(shell, *command, SONIQ_DATABASE_URL=url)
+    said = fault(shell, *command, SONIQ_DATABASE_URL=url)
+    assert 'could not be reached: connection to server at "127.0.0.1"' in said
+    assert "refused. Is the server running" in said
+    assert said.endswith("TCP/IP connections? Start it, or correct the database URL.")
+
+
+def test_a_host_that_has_no_address(shell: Shell) -> None:
+    said = fault(shell, "status", SONIQ_DATABASE_URL="postgresql://me:s3cret@nowhere.invalid/x")
+    assert "could not be reached: failed to resolve host 'nowhere.invalid'" in said
+    assert said.endswith(". Start it, or correct the database URL.")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, ("setup",)], ids=[*IDS, "setup"])

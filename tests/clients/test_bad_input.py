@@ -269,7 +269,7 @@ async def test_a_missing_database_is_told_from_a_missing_schema(
     make_client: Callable[..., Any], empty_database: str, task: Any
 ) -> None:
     nowhere = make_client(make_conninfo(empty_database, dbname=f"none_{uuid4().hex}"))
-    with pytest.raises(DatabaseMissing, match=r"createdb.*soniq setup"):
+    with pytest.raises(DatabaseMissing, match=r"soniq setup.*database URL"):
         await settled(nowhere.enqueue(task, 1))
     client = make_client(empty_database)
     for call in (lambda: client.enqueue(task, 1), client.ensure_initialized, client.list_jobs):
