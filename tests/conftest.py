@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,12 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from soniq.settings import Settings, load
+
+
+def pytest_configure() -> None:
+    # A shell has what it runs in the background ignore SIGINT: tests of Ctrl-C would wait in vain.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

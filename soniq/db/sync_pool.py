@@ -7,8 +7,10 @@ a borrower left open is rolled back.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
@@ -34,6 +36,15 @@ CHECK_TIMEOUT = 5.0
 # Pools of a parent process. They are kept, not collected: collecting one would wait for threads
 # that do not exist in this process.
 _INHERITED: list[object] = []
+# Pools of this process, to be closed at its end if nobody did: since Python 3.13 psycopg_pool would
+# wait 5 s there for each of its threads, which no longer run by then.
+_OPEN: weakref.WeakSet[OwnPool] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for pool in list(_OPEN):
+        pool.close_or_forget()
 
 
 class OwnPool:
@@ -62,6 +73,7 @@ class OwnPool:
         )
         # Without waiting for the one that is made already, the first use would make a second.
         self._pool.open(wait=True, timeout=settings.pool_timeout)
+        _OPEN.add(self)
 
     def checkout(self) -> Connection:
         """Lend a connection in autocommit, alive as far as can be seen without asking it.
@@ -94,6 +106,13 @@ class OwnPool:
     def forget(self) -> None:
         """Leave it to the parent process."""
         _INHERITED.append(self._pool)
+
+    def close_or_forget(self) -> None:
+        """Close it in the process that opened it, forget it in any other."""
+        if self._pid == os.getpid():
+            self.close()
+        else:
+            self.forget()
 
     def _taken(self, deadline: float) -> Connection:
         try:

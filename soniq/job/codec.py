@@ -102,8 +102,8 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
         )
     if kind is list or kind is tuple:
         return all(type(item) in _SCALARS or _is_plain(item, depth + 1) for item in value)
-    # json writes larger ones with an exponent, which needs care; NaN is refused there.
-    return kind is not float or -1e15 < value < 1e15
+    # json writes smaller and larger ones with an exponent, which needs care; NaN is refused there.
+    return kind is not float or value == 0 or 1e-4 <= abs(value) < 1e15
 
 
 _NESTED = (dict, list, tuple)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from soniq.errors import InvalidArguments, PayloadTooLarge
@@ -148,6 +148,7 @@ def test_a_backslash_before_u0000_is_no_nul() -> None:
 
 
 @given(values)
+@example(6.103515625e-05)
 def test_the_limit_counts_bytes_of_the_text(value: Any) -> None:
     size = len(encode(value).encode())
     assert encode(value, limit=size)
