@@ -1,0 +1,1 @@
+"""Hurt the system in every way production does, and account for every job."""

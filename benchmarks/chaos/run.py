@@ -1,0 +1,42 @@
+"""Play one scenario from its start to its account."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import anyio
+
+from .account import Account
+from .postgres import Site
+from .scenarios import Scenario
+from .stand import Stand, Unsettled
+
+# Jobs of a scenario in the form for every day, and in the one for a release.
+SHORT, LONG = 500, 10_000
+
+
+def play(scenario: Scenario, site: Site, *, jobs: int, seconds: float) -> Account:
+    """Play a scenario with so many jobs over so many seconds."""
+    folder = Path(tempfile.mkdtemp(prefix=f"ledger-{scenario.name}-", dir=site.folder))
+    began = time.monotonic()
+    account = anyio.run(_play, scenario, site, jobs, seconds, folder)
+    account.seconds = time.monotonic() - began
+    if account.balanced:
+        shutil.rmtree(folder, ignore_errors=True)
+    return account
+
+
+async def _play(scenario: Scenario, site: Site, jobs: int, seconds: float, folder: Path) -> Account:
+    stand = Stand(site, jobs, seconds, folder)
+    try:
+        await anyio.to_thread.run_sync(stand.server.start)
+        try:
+            await scenario.play(stand)
+        except Unsettled as error:
+            stand.problems.append(str(error))
+        return await stand.account()
+    finally:
+        stand.close()
