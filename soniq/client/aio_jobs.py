@@ -18,7 +18,7 @@ from ..job.task import Call, Task
 from ..services.dead_letter import AsyncDeadLetters
 from ..services.page import checked_status, page
 from ..steps import Steps
-from ..store import jobs
+from ..store import bulk, jobs
 from ..store import queues as queues_
 from .base import Base, Waiting, moved_to, result_of, run_at_options
 from .building import Given, Target
@@ -159,7 +159,7 @@ class AsyncJobs(Base):
         new = self._app.builder.many(target, args_list, options)
         lent = self._connection if connection is None else connection
         return await self._run_on(
-            lent, jobs.enqueue_many, new, self._app.settings.notify, can_copy=lent is None
+            lent, bulk.enqueue_many, new, self._app.settings.notify, can_copy=lent is None
         )
 
     # -- looking

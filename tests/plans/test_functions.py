@@ -11,7 +11,7 @@ import pytest
 
 from soniq.job.options import checked_due
 from soniq.job.record import Job
-from soniq.store import jobs
+from soniq.store import bulk, jobs
 
 from .desk import Desk, new_job
 
@@ -55,9 +55,9 @@ def test_a_bulk_stores_the_rows_that_single_enqueues_store(desk: Desk) -> None:
     """By one statement or by COPY: the way must not show."""
     for options in (options for _, options in SAME):
         single = desk.enqueue(**options)
-        (many,) = desk.ask(jobs.enqueue_many([new_job(**options)], "off"))
-        bulk = [new_job(**options) for _ in range(jobs.COPY_FROM)]
-        copied = desk.ask(jobs.enqueue_many(bulk, "off", can_copy=True))[-1]
+        (many,) = desk.ask(bulk.enqueue_many([new_job(**options)], "off"))
+        given = [new_job(**options) for _ in range(bulk.COPY_FROM)]
+        copied = desk.ask(bulk.enqueue_many(given, "off", can_copy=True))[-1]
         rows = [_row(desk, job_id) for job_id in (single, many, copied)]
         moved = [row.pop("scheduled_in") for row in rows]
         assert rows[0] == rows[1] == rows[2]

@@ -1,0 +1,177 @@
+"""Many jobs at once: by one statement, or by COPY."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+from ..job.record import NewJob, Placement
+from ..steps import Atomic, CopyIn, Query, Steps
+from .jobs import parameters
+
+# Jobs due within this many seconds are told to idle workers, who would else look too late: a worker
+# looks for what is due at least every `poll_interval`.
+SOON_SECONDS = 6
+
+# One statement for any number of jobs, and few parameters, so that every host can run it.
+INSERT_MANY = """
+    WITH given AS (
+        SELECT r.*, coalesce(
+            r.moment, statement_timestamp() + make_interval(secs => r.delay),
+            statement_timestamp()) AS due
+        FROM jsonb_to_recordset(CAST(CAST(%(jobs)s AS text) AS jsonb)) AS r(
+            id uuid, task text, queue text, args jsonb, priority smallint, moment timestamptz,
+            delay double precision, max_attempts integer, timeout double precision, tags text[],
+            trace jsonb)),
+    job AS (
+        INSERT INTO {soniq}.jobs (id, task, queue, args, state, priority, scheduled_at,
+                                  max_attempts, timeout_seconds, tags, trace)
+        SELECT id, task, queue, args,
+               CASE WHEN due > statement_timestamp() THEN 'scheduled' ELSE 'queued' END,
+               priority, due, max_attempts, timeout, tags, trace
+        FROM given
+        RETURNING queue, state, scheduled_at),
+    told AS (
+        SELECT CASE WHEN count(DISTINCT queue) = 1 AND bool_and(state = 'queued')
+                    THEN min(queue) ELSE '*' END AS queue
+        FROM job
+        WHERE scheduled_at < statement_timestamp() + interval '6 seconds'
+        HAVING count(*) > 0)
+    SELECT CAST({soniq}.wake(queue, CAST(%(notify)s AS text)) AS text) FROM told"""
+
+COPY = """
+    COPY {soniq}.jobs (id, args, task, queue, state, priority, scheduled_at, created_at,
+                       max_attempts, timeout_seconds, tags, trace) FROM STDIN"""
+
+# Most bulks ask for nothing special: what is left out here costs no parsing.
+COPY_PLAIN = """
+    COPY {soniq}.jobs (id, args, task, queue, priority, max_attempts) FROM STDIN"""
+
+NOW = "SELECT extract(epoch FROM clock_timestamp())"
+
+WAKE = """
+    SELECT CAST({soniq}.wake(CAST(%(queue)s AS text), CAST(%(notify)s AS text)) AS text)"""
+
+# From here a bulk goes by COPY: below it one statement was as quick (benchmarks/enqueue.py).
+COPY_FROM = 500
+
+
+def enqueue_many(
+    jobs: Sequence[NewJob], notify: str, *, can_copy: bool = False
+) -> Steps[list[str]]:
+    """Store jobs, all or none; answer their ids in the order given.
+
+    Args:
+        jobs: What to store; every one is checked before the first is sent.
+        notify: `auto`, `always` or `off`.
+        can_copy: Whether the connection speaks COPY.
+    """
+    if can_copy and len(jobs) >= COPY_FROM:
+        yield from Atomic(_copy(jobs, notify))
+    elif jobs:
+        rows = ",".join(_row(job) for job in jobs)
+        yield from Query(INSERT_MANY, {"jobs": f"[{rows}]", "notify": notify})
+    return [job.id for job in jobs]
+
+
+def _copy(jobs: Sequence[NewJob], notify: str) -> Steps[None]:
+    placements = {id(job.placement): job.placement for job in jobs}.values()
+    if all(_is_plain(placement) for placement in placements):
+        yield from CopyIn(COPY_PLAIN, _lines(jobs, _plain_columns))
+        queues = {placement.queue for placement in placements}
+        queue = queues.pop() if len(queues) == 1 else "*"
+        yield from Query(WAKE, {"queue": queue, "notify": notify})
+    else:
+        yield from _copy_placed(jobs, placements, notify)
+
+
+def _is_plain(placement: Placement) -> bool:
+    special = (placement.due, placement.timeout, placement.tags, placement.trace)
+    return all(value is None for value in special)
+
+
+def _copy_placed(
+    jobs: Sequence[NewJob], placements: Iterable[Placement], notify: str
+) -> Steps[None]:
+    (seconds,) = yield from Query(NOW, decode=lambda row: float(row[0]))
+    now = datetime.fromtimestamp(seconds, UTC)
+    yield from CopyIn(COPY, _lines(jobs, lambda placement: _columns(placement, now)))
+    soon = now + timedelta(seconds=SOON_SECONDS)
+    told = {
+        each.queue if moment is None or moment <= now else "*"
+        for each in placements
+        if (moment := _moment(each, now)) is None or moment < soon
+    }
+    if told:
+        queue = told.pop() if len(told) == 1 else "*"
+        yield from Query(WAKE, {"queue": queue, "notify": notify})
+
+
+def _moment(placement: Placement, now: datetime) -> datetime | None:
+    due = placement.due
+    return now + timedelta(seconds=due) if isinstance(due, int | float) else due
+
+
+def _lines(
+    jobs: Iterable[NewJob], columns: Callable[[Placement], Sequence[str | None]]
+) -> Iterator[bytes]:
+    """Write COPY lines, some thousands at a time; the columns of a placement once."""
+    lines: list[str] = []
+    placement, common = None, ""
+    for job in jobs:
+        if job.placement is not placement:
+            placement = job.placement
+            common = _tabbed(columns(placement))
+        # JSON text holds no tab or line end of its own.
+        args = job.args.replace("\\", "\\\\")
+        lines.append(f"{job.id}\t{args}\t{common}")
+        if len(lines) == 2000:
+            yield "".join(lines).encode()
+            lines.clear()
+    if lines:
+        yield "".join(lines).encode()
+
+
+def _tabbed(fields: Iterable[str | None]) -> str:
+    return "\t".join("\\N" if f is None else f.translate(_ESCAPES) for f in fields) + "\n"
+
+
+def _plain_columns(placement: Placement) -> Sequence[str | None]:
+    priority, attempts = str(placement.priority), str(placement.max_attempts)
+    return placement.task, placement.queue, priority, attempts
+
+
+def _columns(placement: Placement, now: datetime) -> Sequence[str | None]:
+    """Write what all jobs of one placement share; `now` is the server's."""
+    due = _moment(placement, now)
+    return (
+        placement.task,
+        placement.queue,
+        "scheduled" if due is not None and due > now else "queued",
+        str(placement.priority),
+        (now if due is None else due).isoformat(),
+        now.isoformat(),
+        str(placement.max_attempts),
+        None if placement.timeout is None else repr(placement.timeout),
+        None if placement.tags is None else _array(placement.tags),
+        placement.trace,
+    )
+
+
+# Source: "COPY", Text Format, PostgreSQL documentation.
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _array(words: Iterable[str]) -> str:
+    quoted = (word.replace("\\", "\\\\").replace('"', '\\"') for word in words)
+    return "{" + ",".join(f'"{word}"' for word in quoted) + "}"
+
+
+def _row(job: NewJob) -> str:
+    """Write one row as a JSON object; its arguments as they are, not parsed and written again."""
+    row = parameters(job)
+    args, trace = row.pop("args"), row.pop("trace") or "null"
+    due = job.placement.due
+    row["moment"] = due.isoformat() if isinstance(due, datetime) else None
+    return f'{json.dumps(row, ensure_ascii=False)[:-1]}, "args": {args}, "trace": {trace}}}'
