@@ -258,6 +258,11 @@ class Placement:
     tags: tuple[str, ...] | None = None
     trace: str | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is due now and asks for nothing special."""
+        return self.due is None and self.timeout is None and self.tags is None and not self.trace
+
 
 class NewJob(NamedTuple):
     """A job about to be stored; its arguments written as JSON text."""

@@ -77,18 +77,13 @@ def enqueue_many(
 
 def _copy(jobs: Sequence[NewJob], notify: str) -> Steps[None]:
     placements = {id(job.placement): job.placement for job in jobs}.values()
-    if all(_is_plain(placement) for placement in placements):
+    if all(placement.plain for placement in placements):
         yield from CopyIn(COPY_PLAIN, _lines(jobs, _plain_columns))
         queues = {placement.queue for placement in placements}
         queue = queues.pop() if len(queues) == 1 else "*"
         yield from Query(WAKE, {"queue": queue, "notify": notify})
     else:
         yield from _copy_placed(jobs, placements, notify)
-
-
-def _is_plain(placement: Placement) -> bool:
-    special = (placement.due, placement.timeout, placement.tags, placement.trace)
-    return all(value is None for value in special)
 
 
 def _copy_placed(

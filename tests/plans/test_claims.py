@@ -202,6 +202,18 @@ def test_always_and_off_mean_what_they_say(desk: Desk, ear: Ear) -> None:
     assert ear() == []
 
 
+def test_the_short_statement_tells_whom_the_long_one_tells(desk: Desk, ear: Ear) -> None:
+    """Jobs without special wishes go by a statement that has the rule of `wake` written out."""
+    for idle, served in [(True, ()), (True, ("a", "default")), (True, ("a",)), (False, ())]:
+        desk.worker(idle=idle, queues=served)
+        desk.enqueue("auto", tags=("special",))
+        long = ear()
+        desk.enqueue("auto")
+        assert ear() == long, (idle, served)
+        assert long == (["q:default"] if idle and served != ("a",) else [])
+        desk.sql("DELETE FROM {soniq}.workers")
+
+
 def test_a_rolled_back_job_tells_nobody(desk: Desk, ear: Ear) -> None:
     desk.worker(idle=True)
     with desk.connection.transaction(force_rollback=True):

@@ -55,12 +55,13 @@ def test_a_bulk_stores_the_rows_that_single_enqueues_store(desk: Desk) -> None:
     """By one statement or by COPY: the way must not show."""
     for options in (options for _, options in SAME):
         single = desk.enqueue(**options)
+        short = desk.enqueue("auto", **options)
         (many,) = desk.ask(bulk.enqueue_many([new_job(**options)], "off"))
         given = [new_job(**options) for _ in range(bulk.COPY_FROM)]
         copied = desk.ask(bulk.enqueue_many(given, "off", can_copy=True))[-1]
-        rows = [_row(desk, job_id) for job_id in (single, many, copied)]
+        rows = [_row(desk, job_id) for job_id in (single, short, many, copied)]
         moved = [row.pop("scheduled_in") for row in rows]
-        assert rows[0] == rows[1] == rows[2]
+        assert rows[0] == rows[1] == rows[2] == rows[3]
         if not isinstance(options.get("due"), datetime):
             assert max(moved) - min(moved) < timedelta(milliseconds=1)
 
