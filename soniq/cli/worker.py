@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from ..observability import logs
 from .options import Command, State
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..db.aio import Database
     from ..settings import Settings
     from ..worker.worker import Worker
+    from .supervise import Seat
 
 log = logging.getLogger("soniq.worker")
 
@@ -25,6 +27,7 @@ log = logging.getLogger("soniq.worker")
 @click.option("-Q", "--queues", metavar="NAMES", help="Comma-separated; all of them unless said.")
 @click.option("-c", "--concurrency", type=int, help="Jobs at once.")
 @click.option("--threads", type=int, help="Threads for `def` jobs; as many as --concurrency.")
+@click.option("--processes", type=int, help="Worker processes, each with --concurrency; 1.")
 @click.option(
     "--run-once", "--burst", "run_once", is_flag=True, help="Stop when nothing is due any more."
 )
@@ -37,6 +40,7 @@ def worker(
     queues: str | None,
     concurrency: int | None,
     threads: int | None,
+    processes: int | None,
     run_once: bool,
 ) -> int:
     """Run jobs until stopped.
@@ -46,17 +50,48 @@ def worker(
     SIGTERM or Ctrl-C lets running jobs finish (shutdown_timeout), then hands them back to the
     queue; a second one hands them back at once. It ends with 0, or with 1 when threads would not
     end: their jobs are named, and other workers take them over.
-    """
-    from ..worker import embed
 
+    With --processes, worker processes that die are replaced, and the worst of their exit codes is
+    the command's.
+    """
     state: State = context.obj
     if application is not None:
         if state.app not in {None, application}:
             raise click.UsageError(f"The application is given twice: {application}, {state.app}.")
         state.app = application
     client = state.application()
-    settings = client.settings.with_(queues=queues, concurrency=concurrency, threads=threads)
+    settings = client.settings.with_(
+        queues=queues, concurrency=concurrency, threads=threads, processes=processes
+    )
     _log_events(client, colour=context.color)
+    seat = None
+    if settings.processes > 1:
+        # Imported once, here, for all of them.
+        from ..worker import embed  # noqa: F401
+
+        outcome = _supervise(settings, run_once=run_once)
+        if isinstance(outcome, int):
+            return outcome
+        seat = outcome
+        logs.name_process(seat.name)
+    return _work(client, settings, state, seat, run_once=run_once)
+
+
+def _supervise(settings: Settings, *, run_once: bool) -> int | Seat:
+    """Start worker processes; each comes back with its seat, the supervisor with the exit code."""
+    from .supervise import Supervisor
+
+    patience = settings.shutdown_timeout + settings.sync_grace
+    log.info("the supervisor, process %d, starts %d workers", os.getpid(), settings.processes)
+    supervisor = Supervisor(settings.processes, run_once=run_once, patience_seconds=patience)
+    return supervisor.run()
+
+
+def _work(
+    client: Base, settings: Settings, state: State, seat: Seat | None, *, run_once: bool
+) -> int:
+    """Run one worker in this process."""
+    from ..worker import embed
 
     async def make() -> Worker:
         from ..worker.worker import Worker
@@ -74,7 +109,11 @@ def worker(
         log.info("%s", _introduction(made.id, client, settings, state))
         return made
 
-    code = embed.run(make)
+    if seat is None:
+        code = embed.run(make)
+    else:
+        with seat.line:
+            code = embed.run(make, supervisor=seat.line, ready=seat.say_ready)
     if code:
         _leave_threads(code)
     return code
@@ -91,8 +130,6 @@ def _database(client: Base) -> Database:
 
 
 def _log_events(client: Base, *, colour: bool | None) -> None:
-    from ..observability import logs
-
     settings = client.settings
     coloured = sys.stderr.isatty() if colour is None else colour
     logs.configure(settings.log_level, settings.log_format, colour=coloured)

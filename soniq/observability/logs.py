@@ -15,6 +15,8 @@ from ..events import Bus, Event, JobEvent
 
 log = logging.getLogger("soniq.worker")
 
+# As Python names every process that nobody named.
+_UNNAMED = {None, "MainProcess"}
 _COLOURS = {"WARNING": "33", "ERROR": "31", "CRITICAL": "31;1", "DEBUG": "2"}
 
 
@@ -45,6 +47,13 @@ def configure(
     return handler
 
 
+def name_process(name: str) -> None:
+    """Name this process in its log lines, and in those of an application that shows such names."""
+    from multiprocessing import current_process
+
+    current_process().name = name  # a `LogRecord` takes its `processName` from there
+
+
 class TextLines(logging.Formatter):
     """Lines such as `2026-01-31 12:00:00.123 WARNING job ... failed`, in local time."""
 
@@ -59,7 +68,8 @@ class TextLines(logging.Formatter):
         if self._colour and record.levelname in _COLOURS:
             level = f"\x1b[{_COLOURS[record.levelname]}m{level}\x1b[0m"
         shown = moment.isoformat(" ", "milliseconds")
-        line = f"{shown} {level} {_one_line(record)}"
+        named = record.processName not in _UNNAMED
+        line = f"{shown} {level} {f'[{record.processName}] ' if named else ''}{_one_line(record)}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -74,6 +84,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **({} if record.processName in _UNNAMED else {"process": record.processName}),
             "message": _one_line(record),
             **getattr(record, "fields", {}),
         }

@@ -32,6 +32,9 @@ class Settings:
         at_most=10_000,
         none=True,
     )
+    processes: int = setting(
+        1, "Worker processes that `soniq worker` keeps running.", whole, at_least=1, at_most=1000
+    )
     prefetch: int = setting(
         500,
         "Most jobs claimed ahead of free slots; the worker takes fewer unless jobs are quick.",

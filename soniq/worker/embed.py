@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ def run(
     make: Callable[[], Awaitable[Worker]],
     *,
     signals: bool = True,
+    supervisor: socket.socket | None = None,
     backend: str = "asyncio",
     ready: Callable[[Worker, Callable[[], None]], None] | None = None,
 ) -> int:
@@ -28,17 +30,19 @@ def run(
     Args:
         make: Makes the worker; called within the new event loop.
         signals: Whether SIGTERM and SIGINT stop it.
+        supervisor: A line on which a supervisor stops it too.
         backend: `asyncio`, with uvloop if that is installed, or `trio`.
         ready: Told of the worker and of a way to stop it from any other thread, once it runs.
     """
     return anyio.run(
-        _main, make, signals, ready, backend=backend, backend_options=_options(backend)
+        _main, make, signals, supervisor, ready, backend=backend, backend_options=_options(backend)
     )
 
 
 async def _main(
     make: Callable[[], Awaitable[Worker]],
     signals: bool,
+    supervisor: socket.socket | None,
     ready: Callable[[Worker, Callable[[], None]], None] | None,
 ) -> int:
     worker = await make()
@@ -46,7 +50,7 @@ async def _main(
         async with companions() as tasks:
             if ready is not None:
                 tasks.start_soon(_announce, worker, ready)
-            return await (run_with_signals(worker) if signals else worker.run())
+            return await (run_with_signals(worker, supervisor) if signals else worker.run())
     finally:
         # The loop ends here, and with it whatever the worker's pool holds open.
         with anyio.CancelScope(shield=True), anyio.move_on_after(5):

@@ -52,6 +52,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("concurrency", 10_000, 10_000),
     ("threads", "none", None),
     ("threads", 2, 2),
+    ("processes", "4", 4),
     ("queues", "a, b,,c", ("a", "b", "c")),
     ("queues", ["a"], ("a",)),
     ("queues", "", ()),
