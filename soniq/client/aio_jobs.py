@@ -238,7 +238,7 @@ class AsyncJobs(Base):
 
     async def cancel_job(self, job_id: str) -> bool:
         """Cancel a waiting job, or ask a running one to stop; answer whether one was found."""
-        return await self._run(jobs.cancel, checked_id(job_id))
+        return await self._run(jobs.cancel, checked_id(job_id), self._app.settings.notify)
 
     async def retry_job(self, job_id: str) -> str:
         """Run a waiting job now, or an ended one again as a new job; answer the id that runs.

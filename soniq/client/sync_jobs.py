@@ -237,7 +237,7 @@ class SyncJobs(Base):
 
     def cancel_job(self, job_id: str) -> bool:
         """Cancel a waiting job, or ask a running one to stop; answer whether one was found."""
-        return self._run(jobs.cancel, checked_id(job_id))
+        return self._run(jobs.cancel, checked_id(job_id), self._app.settings.notify)
 
     def retry_job(self, job_id: str) -> str:
         """Run a waiting job now, or an ended one again as a new job; answer the id that runs.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, JobTimeout
 
 
 class Signal(Exception):
@@ -100,6 +100,10 @@ class TimedOut:
     """The attempt outlived its timeout."""
 
     seconds: float
+
+    def error(self) -> JobTimeout:
+        """Make the error that hooks are told and that is kept with the attempt."""
+        return JobTimeout(f"The attempt took longer than its timeout of {self.seconds:g} s.")
 
 
 @dataclass(frozen=True, slots=True)

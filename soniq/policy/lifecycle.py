@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TypeAlias, assert_never
 
-from ..errors import InvalidArguments, JobTimeout
+from ..errors import InvalidArguments
 from ..job.options import TaskOptions
 from ..job.outcome import (
     AlreadyWritten,
@@ -189,9 +190,8 @@ def _obey(
 
 def _failure(ending: TimedOut | Raised) -> Failure:
     match ending:
-        case TimedOut(seconds):
-            error = JobTimeout(f"The attempt took longer than its timeout of {seconds:g} s.")
-            return Failure("timed_out", described(error))
+        case TimedOut():
+            return Failure("timed_out", described(ending.error()))
         case Raised(raised):
             return Failure("failed", described(raised), shortened(raised))
 
@@ -217,12 +217,24 @@ def described(error: BaseException) -> str:
 
 
 def shortened(error: BaseException) -> str:
-    """Write the traceback's last frames, at most 8,000 characters, without NUL."""
+    """Write the traceback's last frames from the handler on, at most 8,000 characters."""
     try:
-        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-20)
+        lines = traceback.format_exception(type(error), error, _from_handler(error), limit=-20)
     except Exception:  # noqa: BLE001 - a handler's error may be broken itself
         return ""
     return cleaned("".join(lines), 8000)
+
+
+def _from_handler(error: BaseException) -> TracebackType | None:
+    """Leave out the worker's own frames, which come first and tell a reader nothing."""
+    link = error.__traceback__
+    while link is not None and _is_ours(link):
+        link = link.tb_next
+    return link or error.__traceback__
+
+
+def _is_ours(link: TracebackType) -> bool:
+    return str(link.tb_frame.f_globals.get("__name__", "")).startswith("soniq.")
 
 
 def cleaned(text: str, longest: int) -> str:

@@ -96,7 +96,8 @@ CANCEL = f"""
         UPDATE {{soniq}}.jobs SET cancel_requested = true
         WHERE id = (SELECT id FROM target WHERE state = 'processing') RETURNING id)
     SELECT CAST(NULL AS text) FROM gone
-    UNION ALL SELECT CAST(pg_notify({{channel}}, 'c:' || id) AS text) FROM asked"""
+    UNION ALL SELECT CASE WHEN CAST(%(notify)s AS text) <> 'off'
+        THEN CAST(pg_notify({{channel}}, 'c:' || id) AS text) END FROM asked"""
 
 DELETE = """
     WITH live AS (
@@ -168,11 +169,15 @@ def get(job_id: str) -> Steps[Job]:
     """
     job = yield from find(job_id)
     if job is None:
-        raise JobNotFound(
-            f"There is no job {job_id}. It was rolled back, deleted, or finished longer ago than "
-            "result_ttl."
-        )
+        raise _no_job(job_id)
     return job
+
+
+def _no_job(job_id: str) -> JobNotFound:
+    return JobNotFound(
+        f"There is no job {job_id}. It was rolled back, deleted, or finished longer ago than "
+        "result_ttl."
+    )
 
 
 def list_jobs(
@@ -196,9 +201,9 @@ def list_jobs(
     return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 
 
-def cancel(job_id: str) -> Steps[bool]:
+def cancel(job_id: str, notify: str) -> Steps[bool]:
     """Cancel a waiting job, or ask a running one to stop; answer whether either was the case."""
-    return bool((yield from Query(CANCEL, {"id": job_id})))
+    return bool((yield from Query(CANCEL, {"id": job_id, "notify": notify})))
 
 
 def delete(job_id: str) -> Steps[bool]:
@@ -229,8 +234,10 @@ def retry(job_id: str, notify: str) -> Steps[str]:
     if not job.status.ended:
         raise InvalidTransition(f"Job {job_id} is {job.status} already; there is nothing to retry.")
     params = {"id": job_id, "new_id": new_id(), "notify": notify}
-    (made,) = yield from Query(COPY_OF_PAST, params, text)
-    return made
+    made = yield from Query(COPY_OF_PAST, params, text)
+    if not made:  # pruned since we looked
+        raise _no_job(job_id)
+    return made[0]
 
 
 def _plain_parameters(job: NewJob) -> dict[str, object]:

@@ -16,8 +16,8 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..job.hooks import Hooks
-from ..job.outcome import Signal
-from .attempt import Attempt
+from ..job.outcome import Signal, TimedOut
+from .attempt import Attempt, Why
 
 log = logging.getLogger("soniq.worker")
 
@@ -40,7 +40,11 @@ class Calls:
         context = attempt.build_context()
         await _hooks(self._hooks.before, context)
         handler = partial(attempt.task.function, *args, **kwargs)
-        result = _obeyed(await _chain(self._hooks.middleware, context, handler))
+        try:
+            result = await _chain(self._hooks.middleware, context, handler)
+        except Signal as signal:
+            result = signal
+        result = _settled(attempt, result)
         await _hooks(self._hooks.after, context, result)
         return result
 
@@ -72,7 +76,7 @@ class Calls:
         for middleware in reversed(list(_plain(self._hooks.middleware))):
             call = partial(middleware, context, call)
         try:
-            result = _obeyed(call())
+            result = _settled(attempt, _answer(call))
         except Signal:
             raise
         except Exception as error:
@@ -93,8 +97,17 @@ class Calls:
         await _hooks(hooks, attempt.build_context(), error)
 
 
-def _obeyed(result: Any) -> Any:
-    """Raise what a handler may as well return."""
+def _answer(call: Function) -> Any:
+    try:
+        return call()
+    except Signal as signal:
+        return signal
+
+
+def _settled(attempt: Attempt, result: Any) -> Any:
+    """Raise what a handler may as well return; and that it is too late for any answer."""
+    if attempt.why is Why.TIMEOUT and not attempt.written:
+        raise TimedOut(attempt.timeout or 0.0).error()
     if isinstance(result, Signal):
         raise result
     return result

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from ..db.connection import on_trio
-from ..errors import InvalidArguments, JobTimeout
+from ..errors import InvalidArguments
 from ..events import JobOverran, JobStarted
 from ..job.codec import encode
 from ..job.outcome import (
@@ -148,7 +148,7 @@ class Executor:
             return AlreadyWritten()
         ending = _stopped(attempt)
         if isinstance(ending, TimedOut):
-            await self._calls.failed(attempt, _timeout_error(ending))
+            await self._calls.failed(attempt, ending.error())
         return ending
 
     async def _call(self, attempt: Attempt) -> str | None:
@@ -245,7 +245,3 @@ def _stopped(attempt: Attempt) -> Ending:
             return CancelAsked()
         case _:
             return Interrupted()
-
-
-def _timeout_error(ending: TimedOut) -> JobTimeout:
-    return JobTimeout(f"The attempt took longer than its timeout of {ending.seconds:g} s.")

@@ -9,13 +9,19 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 
 from ..db.aio import Session
-from ..errors import DatabaseError
+from ..errors import AccessDenied, DatabaseError
 from ..store import leaders
 from .bench import Bench
 
 log = logging.getLogger("soniq.worker")
 
 DUTY = "upkeep"
+
+# Between a duty's fault and its next try.
+PAUSE_SECONDS = 1.0
+
+# A duty that ran for so long had found its database again: its next fault is a new one.
+STEADY_SECONDS = 60.0
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -61,10 +67,26 @@ class Leader:
             return False
 
     async def _steadily(self, duty: Loop) -> None:
-        """Run one duty; after a fault of the database, run it again."""
+        """Run one duty; after a fault of the database, run it again.
+
+        A fault that stays is told once: a role that may not do what a duty does never may.
+        """
+        told: type[DatabaseError] | None = None
         while True:
+            began = time.monotonic()
             try:
                 await duty()
             except DatabaseError as error:
-                log.warning("upkeep waits for the database: %s", error)
-                await anyio.sleep(1.0)
+                stays = type(error) is told and time.monotonic() - began < STEADY_SECONDS
+                log.log(logging.DEBUG if stays else logging.WARNING, _told(error))
+                told = type(error)
+                await anyio.sleep(PAUSE_SECONDS)
+
+
+def _told(error: DatabaseError) -> str:
+    if isinstance(error, AccessDenied):
+        return (
+            f"this worker's role may not do all of the upkeep: {error} History is tended by "
+            "workers whose role owns the schema; run one, or give this role the owner's rights."
+        )
+    return f"upkeep waits for the database: {error}"

@@ -101,7 +101,7 @@ def test_lanes_are_the_queues_that_have_work(desk: Desk) -> None:
 def test_jobs_asked_to_stop_before_they_were_handed_back_say_so_when_claimed(desk: Desk) -> None:
     job_id = desk.enqueue()
     (job,) = desk.claim(WORKER)
-    desk.ask(jobs.cancel(job_id))
+    desk.ask(jobs.cancel(job_id, "always"))
     desk.ask(endings.release(WORKER, [Told(job.id, job.attempt)], "off"))
     (taken,) = desk.ask(claims.claim(OTHER, {"default": 1}, ["task"]))
     assert taken.cancel_requested
@@ -315,11 +315,20 @@ def test_running_an_old_job_again_tells_of_it(desk: Desk, ear: Ear) -> None:
 def test_the_worker_of_a_running_job_is_told_to_stop_it(desk: Desk, ear: Ear) -> None:
     job_id = desk.enqueue()
     desk.claim(WORKER)
-    desk.ask(jobs.cancel(job_id))
+    desk.ask(jobs.cancel(job_id, "always"))
     assert ear() == [f"c:{job_id}"]
     waiting = desk.enqueue()
-    desk.ask(jobs.cancel(waiting))
+    desk.ask(jobs.cancel(waiting, "always"))
     assert ear() == []
+
+
+def test_nobody_is_told_of_a_cancel_when_notifying_is_off(desk: Desk, ear: Ear) -> None:
+    """The heartbeat finds it; `notify=off` was broken by this one statement."""
+    job_id = desk.enqueue()
+    desk.claim(WORKER)
+    assert desk.ask(jobs.cancel(job_id, "off")) is True
+    assert ear() == []
+    assert desk.ask(jobs.get(job_id)).cancel_requested
 
 
 # -- who leads
@@ -348,7 +357,7 @@ def test_pages_by_key_show_every_job_once_wherever_it_lies(desk: Desk) -> None:
         assert job_id == job.id
     desk.finish(WORKER, ids[1], 1)
     desk.ask(endings.bury(WORKER, [Told(ids[3], 1, reason="r", outcome="failed")]))
-    desk.ask(jobs.cancel(ids[0]))
+    desk.ask(jobs.cancel(ids[0], "always"))
     seen: list[str] = []
     while page := desk.ask(
         jobs.list_jobs(

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from soniq.errors import InvalidTransition
+from soniq.errors import InvalidTransition, JobNotFound
 from soniq.job.record import Claimed, JobStatus
 from soniq.policy.lifecycle import TRANSITIONS
+from soniq.steps import Steps
 from soniq.store import claims, dead_letters, endings, jobs, workers
 from soniq.store.endings import Told
 
@@ -48,7 +49,7 @@ def _put(desk: Desk, state: JobStatus, *, attempts: int = 4) -> str:
 
 def _rescue(desk: Desk, job_id: str, *, cancel: bool = False) -> None:
     if cancel:
-        desk.ask(jobs.cancel(job_id))
+        desk.ask(jobs.cancel(job_id, "always"))
     desk.ask(workers.watch())
     desk.sql("UPDATE {soniq}.watch SET since = since - interval '1 hour'")
     desk.ask(workers.rescue(30, "off"))
@@ -62,7 +63,7 @@ def _retry_now(desk: Desk, job_id: str) -> None:
 EVENTS: dict[str, Callable[[Desk, str], Any]] = {
     "due": lambda desk, _: desk.ask(claims.stage("off")),
     "claim": lambda desk, _: desk.claim(WORKER),
-    "cancel": lambda desk, job_id: desk.ask(jobs.cancel(job_id)),
+    "cancel": lambda desk, job_id: desk.ask(jobs.cancel(job_id, "always")),
     "reschedule": lambda desk, job_id: desk.ask(jobs.reschedule(job_id, 60.0, "off")),
     "retry_now": _retry_now,
     "finish": lambda desk, job_id: desk.finish(WORKER, job_id, 1),
@@ -96,7 +97,7 @@ def test_an_event_makes_of_each_state_what_the_table_says(desk: Desk, event: str
 
 def test_cancelling_a_running_job_asks_it_to_stop(desk: Desk) -> None:
     job_id = _put(desk, S.PROCESSING)
-    assert desk.ask(jobs.cancel(job_id)) is True
+    assert desk.ask(jobs.cancel(job_id, "always")) is True
     assert desk.ask(jobs.get(job_id)).cancel_requested
     assert desk.ask(workers.held(WORKER, [job_id])) == [(job_id, True)]
 
@@ -244,6 +245,25 @@ def test_delete_forgets_any_job_but_one_that_runs(desk: Desk) -> None:
         desk.sql("TRUNCATE {soniq}.jobs")
 
 
+def test_a_record_that_is_pruned_while_it_is_retried_is_told_as_missing(desk: Desk) -> None:
+    """The second statement found no row, and unpacking its answer raised a ValueError."""
+    job_id = _put(desk, S.DONE)
+
+    def pruned_in_between(steps: Steps[str]) -> Steps[str]:
+        answer: Any = None
+        while True:
+            try:
+                step: Any = steps.send(answer)
+            except StopIteration as end:
+                return str(end.value)
+            if step.sql == jobs.COPY_OF_PAST:
+                desk.sql("DELETE FROM {soniq}.history")
+            answer = yield step
+
+    with pytest.raises(JobNotFound, match=job_id):
+        desk.ask(pruned_in_between(jobs.retry(job_id, "off")))
+
+
 @pytest.mark.parametrize(("first", "second"), [("cancel", "claim"), ("claim", "cancel")])
 def test_a_cancel_and_a_claim_that_meet_leave_one_clear_state(
     desk: Desk, other: Desk, first: str, second: str
@@ -256,7 +276,9 @@ def test_a_cancel_and_a_claim_that_meet_leave_one_clear_state(
             assert other.claim(WORKER) == []
         else:
             answers: list[bool] = []
-            thread = threading.Thread(target=lambda: answers.append(other.ask(jobs.cancel(job_id))))
+            thread = threading.Thread(
+                target=lambda: answers.append(other.ask(jobs.cancel(job_id, "always")))
+            )
             thread.start()
             desk.until_somebody_waits()
     if second == "claim":

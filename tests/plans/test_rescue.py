@@ -75,7 +75,7 @@ def test_a_job_whose_worker_dies_at_its_last_attempt_is_a_dead_letter(watch: Des
 def test_a_job_that_was_to_be_cancelled_ends_cancelled_when_its_worker_dies(watch: Desk) -> None:
     job_id, lost = watch.enqueue(), watch.worker()
     watch.claim(lost)
-    watch.ask(jobs.cancel(job_id))
+    watch.ask(jobs.cancel(job_id, "always"))
     silenced(watch, lost)
     (rescued,) = watch.ask(workers.rescue(TIMEOUT, "off"))
     assert rescued.fate == "cancelled"
@@ -88,7 +88,7 @@ def test_one_rescue_decides_every_row_by_itself(watch: Desk) -> None:
     watch.claim(lost, 3)
     kept = watch.enqueue()
     watch.claim(alive)
-    watch.ask(jobs.cancel(cancelled))
+    watch.ask(jobs.cancel(cancelled, "always"))
     silenced(watch, lost)
     rescued = watch.ask(workers.rescue(TIMEOUT, "off"))
     assert {each.id: each.fate for each in rescued} == {

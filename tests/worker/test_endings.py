@@ -88,7 +88,34 @@ async def test_a_job_runs_its_retries_and_then_becomes_a_dead_letter(
     assert [(a.attempt, a.outcome, a.error) for a in job.attempts] == [
         (n, "failed", f"ValueError: attempt {n}") for n in (1, 2, 3)
     ]
-    assert "raise ValueError" in (job.attempts[0].traceback or "")
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_stored_traceback_begins_with_the_handler(app: Soniq, kind: str) -> None:
+    """Readers had to scroll past eight frames of the worker to find their own."""
+
+    def deeper() -> None:
+        raise ValueError("no")
+
+    if kind == "async":
+
+        @app.job(name="fail", max_retries=0)
+        async def fail() -> None:
+            deeper()
+    else:
+
+        @app.job(name="fail", max_retries=0)
+        def fail_in_thread() -> None:
+            deeper()
+
+    job_id = await app.enqueue("fail")
+    await run_once(app)
+    lines = ((await app.get_job(job_id)).attempts[0].traceback or "").splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert f'File "{__file__}"' in lines[1]
+    assert lines[1].endswith(("in fail", "in fail_in_thread"))
+    assert lines[-1] == "ValueError: no"
+    assert "soniq/worker" not in "".join(lines[1:-1]).replace(__file__, "")
 
 
 async def test_a_retry_without_delay_starts_at_once_also_after_a_long_attempt(

@@ -230,3 +230,42 @@ async def test_a_hook_that_cancels_harms_nobody(app: Soniq) -> None:
     await run_once(app, concurrency=1)
     assert (await app.get_job(bad)).last_error == "ValueError: no"
     assert await app.get_result(good) == "good"
+
+
+@KINDS
+@HOOKS
+@pytest.mark.parametrize("answer", ["returns", "snoozes"])
+async def test_an_error_hook_is_told_of_a_handler_that_answers_too_late(
+    app: Soniq, handler_kind: str, hook_kind: str, answer: str
+) -> None:
+    """The attempt counted as timed out, but `after_job` was called for it, or no hook at all."""
+    calls: Calls = []
+    app.after_job(hook(hook_kind, calls, "after"))
+    app.on_error(hook(hook_kind, calls, "error"))
+
+    def late() -> str:
+        if answer == "snoozes":
+            raise Snooze(60)
+        return "late"
+
+    if handler_kind == "async":
+
+        @app.job(name="hold", timeout=0.1, max_retries=0)
+        async def hold() -> str:
+            try:
+                await anyio.sleep(30)
+            except BaseException:
+                return late()
+            return "never"
+    else:
+
+        @app.job(name="hold", timeout=0.1, max_retries=0)
+        def hold(ctx: JobContext) -> str:
+            while not ctx.cancelled:
+                threading.Event().wait(0.005)
+            return late()
+
+    job_id = await app.enqueue("hold")
+    await run_once(app)
+    assert calls == [("error", job_id, "The attempt took longer than its timeout of 0.1 s.")]
+    assert (await app.get_job(job_id)).attempts[-1].outcome == "timed_out"
