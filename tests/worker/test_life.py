@@ -8,6 +8,7 @@ import threading
 import anyio
 import pytest
 from anyio import to_thread
+from psycopg.conninfo import make_conninfo
 
 from soniq import Soniq
 from soniq.events import JobFinished, JobStarted
@@ -354,3 +355,42 @@ async def test_a_quick_loop_of_jobs_lets_the_loop_breathe(app: Soniq) -> None:
         await run_once(app)
         over = True
     assert longest < 0.5
+
+
+async def test_a_role_that_may_not_do_the_upkeep_is_told_once(
+    app: Soniq, ask: Ask, database_url: str, caplog: pytest.LogCaptureFixture, worker_name: str
+) -> None:
+    """A worker whose role does not own the schema warned every second, for ever."""
+    role = f"soniq_modest_{worker_name}"
+    await ask(f"CREATE ROLE {role} LOGIN")
+    await ask(f"GRANT USAGE ON SCHEMA soniq TO {role}")
+    await ask(f"GRANT ALL ON ALL TABLES IN SCHEMA soniq TO {role}")
+    # There is something to do: a partition that was made ahead is missing.
+    ((last,),) = await ask(
+        "SELECT max(relname) FROM pg_class JOIN pg_inherits ON inhrelid = pg_class.oid "
+        "WHERE inhparent = CAST('soniq.history' AS regclass) AND relname < 'history_d'"
+    )
+    await ask(f"DROP TABLE soniq.{last}")
+    try:
+        async with Soniq(make_conninfo(database_url, user=role)) as modest:
+
+            @modest.job
+            async def note() -> str:
+                return "noted"
+
+            with caplog.at_level(logging.DEBUG, logger="soniq.worker"):
+                async with working(modest):
+                    job_id = await modest.enqueue(note)
+                    assert (await modest.wait(job_id, timeout=20)).result == "noted"
+                    with anyio.fail_after(20):
+                        while len(told := _of_upkeep(caplog)) < 2:
+                            await anyio.sleep(0.02)
+    finally:
+        await ask(f"DROP OWNED BY {role}")
+        await ask(f"DROP ROLE {role}")
+    assert [record.levelno for record in told[:2]] == [logging.WARNING, logging.DEBUG]
+    assert "whose role owns the schema" in told[0].getMessage()
+
+
+def _of_upkeep(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if "upkeep" in record.getMessage()]
