@@ -26,8 +26,9 @@ from . import faults
 from .borrow import borrowed_async
 from .connection import AnyioConnection, on_trio
 from .conninfo import Address
-from .hosts import AsyncHost, AsyncPsycopgHost, outside_transaction, quiet
+from .hosts import AsyncHost
 from .pool import AnyioPool, LentPool, Pool, answers
+from .psycopg_hosts import AsyncPsycopgHost, outside_transaction, quiet
 
 P = ParamSpec("P")
 R = TypeVar("R")

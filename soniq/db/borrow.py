@@ -14,7 +14,8 @@ from typing import Any
 
 from soniq.errors import UnknownConnection
 
-from .hosts import AsyncHost, AsyncPsycopgHost, Host, PsycopgHost, usable
+from .hosts import AsyncHost, Host
+from .psycopg_hosts import AsyncPsycopgHost, PsycopgHost, usable
 
 
 @dataclass(frozen=True, slots=True)

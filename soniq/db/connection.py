@@ -31,7 +31,7 @@ from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 
 from . import faults
 from .conninfo import needs_lookup
-from .hosts import PlainAsyncCursor
+from .psycopg_hosts import PlainAsyncCursor
 from .render import numbered
 from .waiting import wait_connecting, wait_on_anyio
 

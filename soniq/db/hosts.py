@@ -1,348 +1,77 @@
-"""How the steps are done on a connection: the kinds of host, and psycopg's own two.
+"""What a connection must do to have operations run on it, whoever it belongs to.
 
 A host is a connection that lends itself to an operation, ours or the caller's. It runs statements,
 says whether a transaction must be opened for `Atomic`, and translates its errors; the drivers know
-nothing else of it. Django, SQLAlchemy, asyncpg and psycopg2 are further subclasses, registered in
-`borrow.py`. `Host` and `AsyncHost` are twins: read one, know both.
+nothing else of it. psycopg's own two are in `psycopg_hosts.py`; Django, SQLAlchemy, asyncpg and
+psycopg2 are further subclasses, registered in `borrow.py`. `Host` and `AsyncHost` are twins: read
+one, know both.
 """
 
 from __future__ import annotations
 
-import select
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import psycopg
-from psycopg import pq, rows
-from psycopg.adapt import AdaptersMap
-from psycopg.postgres import register_default_adapters, register_default_types
-from psycopg.types import TypesRegistry
-
-from soniq.errors import ConnectionLost, SoniqError, TransactionAborted
+from soniq.errors import SoniqError
 from soniq.steps import Batch, CopyIn, Query, Script
 
-from .faults import stale_plan, translate
-from .render import encoded
-
 R = TypeVar("R")
-Connection: TypeAlias = "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
-
-_IDLE = pq.TransactionStatus.IDLE
-_INERROR = pq.TransactionStatus.INERROR
-_TUPLES = pq.ExecStatus.TUPLES_OK
-
-# A cursor is kept with our own connections, and with it its last result: not a large one.
-_ROWS_TO_KEEP = 100
 
 
-def _plain_adapters() -> AdaptersMap:
-    types = TypesRegistry()
-    register_default_types(types)
-    adapters = AdaptersMap(types=types)
-    register_default_adapters(adapters)
-    return adapters
-
-
-# psycopg's as they came, whatever the user registered globally or on a connection.
-PLAIN = _plain_adapters()
-
-
-class PlainCursor(psycopg.Cursor[rows.TupleRow]):
-    """A cursor that neither uses nor touches what its connection's owner set up."""
-
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        super().__init__(connection, row_factory=rows.tuple_row)
-        self._adapters = PLAIN
-
-
-class PlainAsyncCursor(psycopg.AsyncCursor[rows.TupleRow]):
-    """The same for async connections."""
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        super().__init__(connection, row_factory=rows.tuple_row)
-        self._adapters = PLAIN
-
-
-class Host:
+class Host(ABC):
     """A connection, ours or the caller's, that runs statements for an operation."""
 
+    @abstractmethod
     def query(self, step: Query[R]) -> list[R]:
         """Run one statement and decode its rows."""
-        raise NotImplementedError
 
     def batch(self, step: Batch) -> list[list[Any]]:
         """Run several in one transaction: here one after another."""
         with self.atomic() or nullcontext():
             return [self.query(query) for query in step.queries]
 
+    @abstractmethod
     def script(self, step: Script) -> None:
         """Run a text of several statements."""
-        raise NotImplementedError
 
+    @abstractmethod
     def copy(self, step: CopyIn) -> int:
         """Stream rows in; answer their number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def atomic(self) -> AbstractContextManager[object] | None:
         """Give a transaction to enter, or None where one is open that covers what follows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of the host's library into ours; None for any other."""
-        raise NotImplementedError
 
 
-class AsyncHost:
+class AsyncHost(ABC):
     """The same for async code."""
 
+    @abstractmethod
     async def query(self, step: Query[R]) -> list[R]:
         """Run one statement and decode its rows."""
-        raise NotImplementedError
 
     async def batch(self, step: Batch) -> list[list[Any]]:
         """Run several in one transaction: here one after another."""
         async with self.atomic() or nullcontext():
             return [await self.query(query) for query in step.queries]
 
+    @abstractmethod
     async def script(self, step: Script) -> None:
         """Run a text of several statements."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def copy(self, step: CopyIn) -> int:
         """Stream rows in; answer their number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def atomic(self) -> AbstractAsyncContextManager[object] | None:
         """Give a transaction to enter, or None where one is open that covers what follows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of the host's library into ours; None for any other."""
-        raise NotImplementedError
-
-
-class PsycopgHost(Host):
-    """A `psycopg.Connection`.
-
-    Args:
-        connection: Any class of psycopg's, in any of its states but closed or failed.
-        schema: The schema of our tables.
-        own: It came from our pool: nobody else uses it, so its cursor is kept, and it may be put
-            in pipeline mode.
-    """
-
-    __slots__ = ("_connection", "_own", "_schema", "spent")
-
-    def __init__(self, connection: psycopg.Connection[Any], schema: str, *, own: bool) -> None:
-        self._connection = connection
-        self._schema = schema
-        self._own = own
-        self.spent = False  # a prepared statement on it is poisoned: not to be used again
-
-    def query(self, step: Query[R]) -> list[R]:
-        """Run one statement and decode its rows."""
-        cursor = self._cursor()
-        sql = encoded(step.sql, self._schema)
-        try:
-            cursor.execute(sql, step.params, binary=step.binary)
-        except psycopg.errors.FeatureNotSupported as error:
-            if not self._spoiled(error):
-                raise
-            cursor.execute(sql, step.params, binary=step.binary, prepare=False)
-        if cursor.pgresult is None:  # the caller is in pipeline mode: send, and wait
-            cursor._fetch_pipeline()
-        return decoded(step, cursor.fetchall()) if has_rows(cursor) else []
-
-    def batch(self, step: Batch) -> list[list[Any]]:
-        """Run several in one transaction: in one round trip on a connection of ours."""
-        if not (self._own and psycopg.Pipeline.is_supported()):
-            return super().batch(step)
-        # Without a sync between them, the server takes them for one transaction: all or nothing.
-        with self._connection.pipeline():
-            cursors = [self._sent(query) for query in step.queries]
-        return [
-            decoded(query, cursor.fetchall()) if has_rows(cursor) else []
-            for query, cursor in zip(step.queries, cursors, strict=True)
-        ]
-
-    def script(self, step: Script) -> None:
-        """Run a text of several statements."""
-        PlainCursor(self._connection).execute(encoded(step.sql, self._schema))
-
-    def copy(self, step: CopyIn) -> int:
-        """Stream rows in; answer their number."""
-        cursor = PlainCursor(self._connection)
-        with cursor.copy(encoded(step.sql, self._schema)) as copy:
-            for chunk in step.chunks:
-                copy.write(chunk)
-        return cursor.rowcount
-
-    def atomic(self) -> AbstractContextManager[object] | None:
-        """Give a transaction to enter, or None where one is open that covers what follows."""
-        # Idle but not in autocommit: psycopg would COMMIT at the end of transaction(), although
-        # its owner counts on being in a transaction already.
-        if self._connection.autocommit and outside_transaction(self._connection):
-            return self._connection.transaction()
-        return None
-
-    def translate(self, error: Exception) -> SoniqError | None:
-        """Turn an error of psycopg into ours; None for any other."""
-        return translated(error, self._schema, self._connection)
-
-    def _cursor(self) -> PlainCursor:
-        if not self._own:
-            return PlainCursor(self._connection)
-        kept: PlainCursor | None = getattr(self._connection, "plain_cursor", None)
-        if kept is None or too_large(kept):
-            kept = self._connection.plain_cursor = PlainCursor(self._connection)  # type: ignore[attr-defined]
-        return kept
-
-    def _sent(self, step: Query[Any]) -> PlainCursor:
-        sql = encoded(step.sql, self._schema)
-        return PlainCursor(self._connection).execute(sql, step.params, binary=step.binary)
-
-    def _spoiled(self, error: psycopg.Error) -> bool:
-        """Tell whether the statement may be sent again, without its outdated preparation."""
-        self.spent = stale_plan(error)
-        return self.spent and outside_transaction(self._connection)
-
-
-class AsyncPsycopgHost(AsyncHost):
-    """A `psycopg.AsyncConnection`; the twin of `PsycopgHost`."""
-
-    __slots__ = ("_connection", "_own", "_schema", "spent")
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any], schema: str, *, own: bool) -> None:
-        self._connection = connection
-        self._schema = schema
-        self._own = own
-        self.spent = False
-
-    async def query(self, step: Query[R]) -> list[R]:
-        """Run one statement and decode its rows."""
-        cursor = self._cursor()
-        sql = encoded(step.sql, self._schema)
-        try:
-            await cursor.execute(sql, step.params, binary=step.binary)
-        except psycopg.errors.FeatureNotSupported as error:
-            if not self._spoiled(error):
-                raise
-            await cursor.execute(sql, step.params, binary=step.binary, prepare=False)
-        if cursor.pgresult is None:  # the caller is in pipeline mode: send, and wait
-            await cursor._fetch_pipeline()
-        return decoded(step, await cursor.fetchall()) if has_rows(cursor) else []
-
-    async def batch(self, step: Batch) -> list[list[Any]]:
-        """Run several in one transaction: in one round trip on a connection of ours."""
-        if not (self._own and psycopg.AsyncPipeline.is_supported()):
-            return await super().batch(step)
-        async with self._connection.pipeline():
-            cursors = [await self._sent(query) for query in step.queries]
-        return [
-            decoded(query, await cursor.fetchall()) if has_rows(cursor) else []
-            for query, cursor in zip(step.queries, cursors, strict=True)
-        ]
-
-    async def script(self, step: Script) -> None:
-        """Run a text of several statements."""
-        await PlainAsyncCursor(self._connection).execute(encoded(step.sql, self._schema))
-
-    async def copy(self, step: CopyIn) -> int:
-        """Stream rows in; answer their number."""
-        cursor = PlainAsyncCursor(self._connection)
-        async with cursor.copy(encoded(step.sql, self._schema)) as copy:
-            for chunk in step.chunks:
-                await copy.write(chunk)
-        return cursor.rowcount
-
-    def atomic(self) -> AbstractAsyncContextManager[object] | None:
-        """Give a transaction to enter, or None where one is open that covers what follows."""
-        if self._connection.autocommit and outside_transaction(self._connection):
-            return self._connection.transaction()
-        return None
-
-    def translate(self, error: Exception) -> SoniqError | None:
-        """Turn an error of psycopg into ours; None for any other."""
-        return translated(error, self._schema, self._connection)
-
-    def _cursor(self) -> PlainAsyncCursor:
-        if not self._own:
-            return PlainAsyncCursor(self._connection)
-        kept: PlainAsyncCursor | None = getattr(self._connection, "plain_cursor", None)
-        if kept is None or too_large(kept):
-            kept = self._connection.plain_cursor = PlainAsyncCursor(self._connection)  # type: ignore[attr-defined]
-        return kept
-
-    async def _sent(self, step: Query[Any]) -> PlainAsyncCursor:
-        sql = encoded(step.sql, self._schema)
-        cursor = PlainAsyncCursor(self._connection)
-        return await cursor.execute(sql, step.params, binary=step.binary)
-
-    def _spoiled(self, error: psycopg.Error) -> bool:
-        """Tell whether the statement may be sent again, without its outdated preparation."""
-        self.spent = stale_plan(error)
-        return self.spent and outside_transaction(self._connection)
-
-
-def decoded(step: Query[R], fetched: Sequence[Sequence[Any]]) -> list[R]:
-    """Decode the rows of one statement."""
-    decode = step.decode
-    return [decode(row) for row in fetched]
-
-
-def has_rows(cursor: PlainCursor | PlainAsyncCursor) -> bool:
-    """Tell whether the last statement answered rows, be it none of them."""
-    result = cursor.pgresult
-    return result is not None and result.status == _TUPLES
-
-
-def too_large(cursor: PlainCursor | PlainAsyncCursor) -> bool:
-    """Tell whether keeping a cursor would keep a large result in memory."""
-    result = cursor.pgresult
-    return result is not None and result.ntuples > _ROWS_TO_KEEP
-
-
-def outside_transaction(connection: Connection) -> bool:
-    """Tell whether no transaction is open, nor failed, on a psycopg connection."""
-    return connection.pgconn.transaction_status == _IDLE
-
-
-def usable(connection: Connection) -> None:
-    """Refuse a borrowed psycopg connection on which no statement can run.
-
-    Raises:
-        ConnectionLost: It is closed.
-        TransactionAborted: Its transaction has failed.
-    """
-    if connection.closed:
-        raise ConnectionLost(
-            "The connection that was passed is closed. Pass an open one, or none to use Soniq's."
-        )
-    if connection.pgconn.transaction_status == _INERROR:
-        raise TransactionAborted(
-            "The transaction of the connection that was passed has failed before. Roll it back, "
-            "or to a savepoint, and try again.",
-            sqlstate="25P02",
-        )
-
-
-def quiet(connection: Connection) -> bool:
-    """Tell, without waiting, whether the server has kept silent on an idle connection.
-
-    What a server says unasked is nearly always its goodbye; the caller should look closer or throw
-    the connection away. Costs two microseconds, so it is done whenever a connection is handed out.
-    """
-    try:
-        poll = select.poll()
-        poll.register(connection.pgconn.socket, select.POLLIN)
-        return not poll.poll(0)
-    except (OSError, ValueError, psycopg.Error):
-        return False
-
-
-def translated(error: Exception, schema: str, connection: Connection) -> SoniqError | None:
-    """Turn an error of psycopg into ours; None for any other."""
-    if isinstance(error, psycopg.Error):
-        return translate(error, schema, lost=connection.closed)
-    return None

@@ -29,7 +29,7 @@ from soniq.settings import Settings
 
 from . import faults
 from .connection import AnyioConnection
-from .hosts import outside_transaction, quiet
+from .psycopg_hosts import outside_transaction, quiet
 
 logger = logging.getLogger("soniq.db")
 

@@ -21,7 +21,8 @@ from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps
 from . import faults
 from .borrow import borrowed
 from .conninfo import Address
-from .hosts import Host, PsycopgHost
+from .hosts import Host
+from .psycopg_hosts import PsycopgHost
 from .sync_connection import Connection
 from .sync_pool import LentPool, OwnPool
 

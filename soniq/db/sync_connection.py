@@ -9,7 +9,7 @@ from psycopg import rows
 from psycopg.abc import RV, PQGen
 
 from . import faults
-from .hosts import PlainCursor
+from .psycopg_hosts import PlainCursor
 from .render import numbered
 
 

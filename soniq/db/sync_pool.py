@@ -23,7 +23,7 @@ from soniq.errors import ConnectionLost, DatabaseTimeout, SoniqError, UsageError
 from soniq.settings import Settings
 
 from . import faults
-from .hosts import outside_transaction, quiet
+from .psycopg_hosts import outside_transaction, quiet
 from .sync_connection import Connection
 
 logger = logging.getLogger("soniq.db")

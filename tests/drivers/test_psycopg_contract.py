@@ -11,7 +11,7 @@ import psycopg
 from psycopg import pq
 from psycopg.postgres import register_default_adapters, register_default_types
 
-from soniq.db.hosts import PLAIN, PlainAsyncCursor, PlainCursor
+from soniq.db.psycopg_hosts import PLAIN, PlainAsyncCursor, PlainCursor
 from soniq.db.sync_connection import Connection
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from soniq.db.hosts import PsycopgHost
+from soniq.db.psycopg_hosts import PsycopgHost
 from soniq.db.render import render
 from soniq.db.sync import drive
 from soniq.db.sync_connection import Connection
