@@ -213,14 +213,16 @@ class QueueStats(Record):
     paused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A job as its worker holds it, between claim and ending.
+class Claimed(NamedTuple):
+    """A job as its worker holds it, between claim and ending: a row as it came, no dataclass.
 
     Attributes:
         id: A UUID.
         args: Its arguments, still JSON text.
         timeout: Seconds it was enqueued with; None leaves it to the task.
+        tags: Still a JSON text.
+        trace: The same.
+        cancel_requested: Somebody asked to cancel it while it was handed back.
     """
 
     id: str
@@ -234,8 +236,9 @@ class Claimed:
     scheduled_at: datetime
     created_at: datetime
     timeout: float | None
-    tags: tuple[str, ...]
+    tags: str | None
     trace: str | None
+    cancel_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True)

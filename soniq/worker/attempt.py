@@ -105,7 +105,7 @@ class Attempt:
                 worker_id=self.lender.worker_id,
                 scheduled_at=job.scheduled_at,
                 created_at=job.created_at,
-                tags=job.tags,
+                tags=tuple(decode(job.tags)) if job.tags else (),
                 trace=decode(job.trace) if job.trace else {},
                 run=self,
             )

@@ -261,5 +261,5 @@ def _record(job: Claimed) -> Job:
         scheduled_at=job.scheduled_at,
         created_at=job.created_at,
         timeout=job.timeout,
-        tags=job.tags,
+        tags=tuple(decode(job.tags)) if job.tags else (),
     )

@@ -7,15 +7,16 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TypeVar
 
 from ..db.aio import Session
 from ..errors import DatabaseError, TransientError
 from ..job.outcome import CancelAsked
+from ..job.record import Claimed
 from ..policy import turns
 from ..steps import Query
 from ..store import claims, workers
-from ..store.claims import Taken
 from .bench import Bench
 
 log = logging.getLogger("soniq.worker")
@@ -35,6 +36,8 @@ HOLD_SECONDS = 1.0
 # After going idle the first looks are quick: a job whose enqueuer saw us busy and commits only now
 # sends no notification.
 FIRST_NAP_SECONDS = 0.1
+
+_PLACE = attrgetter("priority", "scheduled_at", "id")
 
 
 class Fetcher:
@@ -149,8 +152,11 @@ class Fetcher:
             numbers = turns.shares(room, self._lanes, self._turn)
             self._turn += 1
             taken = await self._ask(claims.claim(bench.id, numbers, self._tasks))
-            counts = Counter(each.job.queue for each in taken)
-            dry = {lane for lane, number in numbers.items() if counts[lane] < number}
+            if len(numbers) == 1:
+                dry = set(numbers) if len(taken) < sum(numbers.values()) else set()
+            else:
+                counts = Counter(job.queue for job in taken)
+                dry = {lane for lane, number in numbers.items() if counts[lane] < number}
             self._lanes = [lane for lane in self._lanes if lane not in dry]
             self._feed(taken)
             room -= len(taken)
@@ -160,14 +166,13 @@ class Fetcher:
         self._stuck = [] if came else asked
         return came
 
-    def _feed(self, taken: list[Taken]) -> None:
-        # UPDATE ... RETURNING promises no order.
-        taken.sort(key=lambda each: (each.job.priority, each.job.scheduled_at, each.job.id))
-        for each in taken:
-            if each.cancel_requested:
-                self._bench.end(each.job, None, CancelAsked())
+    def _feed(self, taken: list[Claimed]) -> None:
+        taken.sort(key=_PLACE)  # UPDATE ... RETURNING promises no order
+        for job in taken:
+            if job.cancel_requested:
+                self._bench.end(job, None, CancelAsked())
         if taken:
-            self._bench.feed(each.job for each in taken if not each.cancel_requested)
+            self._bench.feed(job for job in taken if not job.cancel_requested)
 
     async def _look(self) -> None:
         """Find the queues that have work."""

@@ -66,8 +66,8 @@ class Desk:
 
     def claim(self, worker: str, number: int = 1, queue: str = "default") -> list[Claimed]:
         """Claim from one queue."""
-        taken = self.ask(claims.claim(worker, {queue: number}, ["task"]))
-        return [each.job for each in taken]
+        jobs: list[Claimed] = self.ask(claims.claim(worker, {queue: number}, ["task"]))
+        return jobs
 
     def finish(self, worker: str, job_id: str, attempt: int, result: str | None = None) -> Any:
         """Write one attempt's good ending; answer the ids that were written."""

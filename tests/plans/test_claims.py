@@ -83,7 +83,7 @@ def test_each_queue_gives_the_number_it_was_asked_for(desk: Desk) -> None:
         for _ in range(5):
             desk.enqueue(queue=queue)
     taken = desk.ask(claims.claim(WORKER, {"a": 2, "b": 3, "empty": 9}, ["task"]))
-    queue_names = [each.job.queue for each in taken]
+    queue_names = [job.queue for job in taken]
     assert {name: queue_names.count(name) for name in "abc"} == {"a": 2, "b": 3, "c": 0}
 
 

@@ -297,6 +297,6 @@ def test_a_claim_tells_the_worker_all_it_needs(desk: Desk) -> None:
     assert isinstance(job, Claimed)
     assert (job.id, job.task, job.queue, job.args) == (job_id, "task", "default", '{"a": "ü"}')
     assert (job.attempt, job.max_attempts, job.snoozes, job.priority) == (1, 4, 0, 100)
-    assert (job.timeout, job.tags, job.trace) == (2.0, ("x", "y"), '{"t": 1}')
+    assert (job.timeout, job.tags, job.trace) == (2.0, '["x", "y"]', '{"t": 1}')
     assert job.created_at >= moment
     assert job.scheduled_at == job.created_at

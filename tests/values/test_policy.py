@@ -130,7 +130,7 @@ OPTIONS = TaskOptions(retry=PLAIN)
 def claimed(*, attempt: int = 1, max_attempts: int = 4, snoozes: int = 0) -> Claimed:
     now = datetime.now(UTC)
     return Claimed(
-        "id", "task", "q", "{}", attempt, max_attempts, snoozes, 100, now, now, None, (), None
+        "id", "task", "q", "{}", attempt, max_attempts, snoozes, 100, now, now, None, None, None
     )
 
 
