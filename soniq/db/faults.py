@@ -74,7 +74,7 @@ def unanswered(seconds: float) -> DatabaseTimeout:
     """Make the error for a statement that was not answered in time."""
     return DatabaseTimeout(
         f"The database did not answer within {seconds:g} s; the connection was given up. Look for "
-        "locks and long transactions (`soniq doctor`), or raise statement_timeout."
+        "locks and long transactions in pg_stat_activity, or raise statement_timeout."
     )
 
 

@@ -200,3 +200,23 @@ def test_a_worker_without_uvloop_works_too(shell: Shell) -> None:
     shell("enqueue", "welcome", "user_id=1")
     shell("worker", "--burst", PYTHONPATH=path)
     assert '"done"' in shell("jobs", "list", "--json").stdout
+
+
+def test_every_command_works_in_another_schema(
+    shell: Shell, database: psycopg.Connection[Any]
+) -> None:
+    """With capitals, so that a name that is not quoted somewhere is noticed."""
+    shell.env["SONIQ_SCHEMA"] = "Other_One"
+    database.execute("DROP SCHEMA soniq CASCADE")
+    shell("setup")
+    good = shell("enqueue", "welcome", "user_id=1").stdout.strip()
+    later = shell("enqueue", "welcome", "user_id=2", "--delay", "1h").stdout.strip()
+    worker = shell.worker()
+    until(lambda: json.loads(shell("status", "--json").stdout)["workers"])
+    until(lambda: json.loads(shell("jobs", "show", good, "--json").stdout)["status"] == "done")
+    assert shell("jobs", "retry", later).stdout.strip() == f"{later} runs now"
+    until(lambda: json.loads(shell("jobs", "show", later, "--json").stdout)["status"] == "done")
+    assert shell.end(worker) == 0
+    shell("migrate-status")
+    schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('soniq', 'Other_One')"
+    assert database.execute(schemas.encode()).fetchone() == (1,)
