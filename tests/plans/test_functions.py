@@ -53,7 +53,7 @@ def test_the_function_stores_the_row_the_client_stores(
 
 def test_a_bulk_stores_the_rows_that_single_enqueues_store(desk: Desk) -> None:
     """By one statement or by COPY: the way must not show."""
-    for options in (options for _, options in SAME):
+    for options in (*(options for _, options in SAME), {"trace": '{"traceparent": "00-1"}'}):
         single = desk.enqueue(**options)
         short = desk.enqueue("auto", **options)
         (many,) = desk.ask(bulk.enqueue_many([new_job(**options)], "off"))
