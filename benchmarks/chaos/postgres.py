@@ -16,7 +16,7 @@ import psycopg
 
 from soniq.db._account import Account, choose_account
 from soniq.db._keeper import environment
-from soniq.db.embedded import binaries
+from soniq.db.cluster import binaries
 
 DATABASE = "chaos"
 WAIT_SECONDS = 60.0

