@@ -36,7 +36,7 @@ def encode(value: object, *, limit: int, what: str) -> str:
     if quick is not None and _is_plain(value):
         try:
             written = quick.dumps(value)
-        except TypeError:  # half a surrogate pair, or an integer beyond 64 bits: json tells which
+        except TypeError:  # a key, half a surrogate pair, a huge integer: json tells which
             pass
         else:
             if len(written) <= limit and b"\\u0000" not in written:
@@ -96,14 +96,14 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     kind = type(value)
     if depth > 50 or kind not in _KINDS:
         return False
-    if kind is dict:
-        return all(type(key) is str for key in value) and all(
-            type(item) in _SCALARS or _is_plain(item, depth + 1) for item in value.values()
-        )
-    if kind is list or kind is tuple:
-        return all(type(item) in _SCALARS or _is_plain(item, depth + 1) for item in value)
-    # json writes smaller and larger ones with an exponent, which needs care; NaN is refused there.
-    return kind is not float or value == 0 or 1e-4 <= abs(value) < 1e15
+    if kind in _SCALARS:
+        return True
+    if kind is float:
+        # json writes smaller and larger ones with an exponent, which needs care, and refuses NaN.
+        return bool(value == 0 or 1e-4 <= abs(value) < 1e15)
+    # As keys, orjson takes nothing but str.
+    items = value.values() if kind is dict else value
+    return all(type(item) in _SCALARS or _is_plain(item, depth + 1) for item in items)
 
 
 _NESTED = (dict, list, tuple)
