@@ -282,3 +282,35 @@ async def test_retry_as_a_signal_ends_when_the_attempts_are_used_up(app: Soniq) 
     async with working(app):
         job = await ended(app, job_id)
     assert (job.status, job.attempt) == (JobStatus.DEAD_LETTER, 2)
+
+
+async def test_an_ending_that_the_database_refuses_makes_a_dead_letter_and_harms_no_other(
+    app: Soniq, ask: Ask
+) -> None:
+    """One row spoils the statement of its batch: each is then written by itself."""
+
+    @app.job
+    async def say(word: str) -> str:
+        return word
+
+    await ask(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.result = '"bad"' THEN RAISE EXCEPTION 'no such word'; END IF;
+            RETURN NEW;
+        END $$"""
+    )
+    try:
+        await ask(
+            "CREATE TRIGGER refuse BEFORE INSERT ON soniq.history "
+            "FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        ids = await app.enqueue_many(say, [(word,) for word in ("good", "bad", "fine")])
+        await run_once(app)
+    finally:
+        await ask("DROP FUNCTION refuse CASCADE")
+    good, bad, fine = [await app.get_job(each) for each in ids]
+    assert (good.result, fine.result) == ("good", "fine")
+    assert (bad.status, bad.reason) == (JobStatus.DEAD_LETTER, "the database refused its ending")
+    assert "no such word" in (bad.last_error or "")
