@@ -10,6 +10,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import random
+import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic
@@ -19,7 +21,7 @@ import psycopg
 from psycopg import pq, rows
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from soniq.errors import ConnectionLost, DatabaseTimeout, SoniqError, UsageError
+from soniq.errors import ConnectionLost, DatabaseTimeout, SoniqError, TransientError, UsageError
 from soniq.settings import Settings
 
 from . import faults
@@ -101,6 +103,7 @@ class OwnPool:
 
     def close(self) -> None:
         """Close what is not lent; the rest when it comes back."""
+        self._dialler.closed.set()
         self._pool.close()
 
     def forget(self) -> None:
@@ -135,23 +138,34 @@ class _Dialler:
         self._connect = connect
         self._prepared: Connection | None = None
         self.failure: SoniqError | None = None
+        self.closed = threading.Event()
 
     def prepare(self) -> None:
         """Make the first connection before there is a pool, so that its errors reach the caller."""
         self._prepared = self._connect()
 
     def connect(self, conninfo: str = "", **options: Any) -> Connection:
-        """Connect for the pool, which knows nothing of addresses."""
+        """Connect for the pool, which knows nothing of addresses; wait for a server that is away.
+
+        The pool would wait by itself, but with pauses that double up to minutes: a server that was
+        restarted after three seconds was found after three more.
+        """
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             return prepared
-        try:
-            connection = self._connect()
-        except SoniqError as error:
-            self.failure = error
-            raise psycopg.OperationalError(str(error)) from error
-        self.failure = None
-        return connection
+        pause = 0.05
+        while True:
+            try:
+                connection = self._connect()
+            except SoniqError as error:
+                self.failure = error
+                passing = isinstance(error, TransientError)
+                if not passing or self.closed.wait(pause * (0.5 + random.random())):  # noqa: S311
+                    raise psycopg.OperationalError(str(error)) from error
+                pause = min(pause * 2, 1.0)
+            else:
+                self.failure = None
+                return connection
 
 
 def _answers(connection: Connection) -> bool:

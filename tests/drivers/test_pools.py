@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -18,7 +19,7 @@ from soniq.db import aio, sync, sync_pool
 from soniq.db import pool as async_pool
 from soniq.db.connection import AnyioConnection
 from soniq.db.sync_connection import Connection
-from soniq.errors import ConnectionLost, DatabaseTimeout, UsageError
+from soniq.errors import AccessDenied, ConnectionLost, DatabaseTimeout, SoniqError, UsageError
 from soniq.settings import Settings
 
 from .conftest import Colour, ask, entered, settled, until
@@ -337,3 +338,33 @@ async def test_a_pipeline_left_open_is_not_handed_on(colour: Colour) -> None:
     async with entered(db.acquire()) as conn:
         assert conn.pgconn.pipeline_status == pq.PipelineStatus.OFF
         assert await settled(conn.fetchval("SELECT 1")) == 1
+
+
+def away(times: int, error: SoniqError, answer: Any) -> Callable[[], Any]:
+    """Give what connects after so many failures."""
+    failures = [error] * times
+
+    def connect() -> Any:
+        if failures:
+            raise failures.pop()
+        return answer
+
+    return connect
+
+
+def test_the_sync_pool_waits_for_a_server_that_is_away() -> None:
+    """psycopg_pool's own pauses double up to minutes; after 3 s away it took 3 s more."""
+    made = object()
+    dialler = sync_pool._Dialler(away(3, ConnectionLost("away"), made))
+    assert dialler.connect() is made
+    assert dialler.failure is None
+
+
+def test_the_sync_pool_does_not_wait_for_what_will_not_pass_nor_when_it_is_closed() -> None:
+    denied = sync_pool._Dialler(away(1, AccessDenied("no"), object()))
+    closed = sync_pool._Dialler(away(10**6, ConnectionLost("away"), object()))
+    closed.closed.set()
+    for dialler in (denied, closed):
+        with pytest.raises(psycopg.OperationalError):
+            dialler.connect()
+        assert dialler.failure is not None
