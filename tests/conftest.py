@@ -14,9 +14,15 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import settings as hypothesis_settings
 from psycopg.conninfo import make_conninfo
 
 from soniq.settings import Settings, load
+
+# Properties are about what is so, not about how soon on a machine that others use as well.
+hypothesis_settings.register_profile("unhurried", deadline=None)
+hypothesis_settings.register_profile("long", deadline=None)
+hypothesis_settings.load_profile("unhurried")
 
 
 def pytest_configure() -> None:

@@ -81,11 +81,15 @@ class Desk:
     def until_somebody_waits(self) -> None:
         """Return once another connection to this database waits for a lock."""
         deadline = time.monotonic() + 20
+        while not self.somebody_waits():
+            assert time.monotonic() < deadline, "nobody ever waited"
+
+    def somebody_waits(self) -> bool:
+        """Tell whether another connection to this database waits for a lock."""
         waiting = """
             SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
             WHERE NOT l.granted AND a.datname = current_database()"""
-        while not self.value(waiting):
-            assert time.monotonic() < deadline, "nobody ever waited"
+        return bool(self.value(waiting))
 
     def everything(self) -> str:
         """Write down all that is stored about jobs, to see that nothing changed."""
