@@ -1,14 +1,16 @@
-"""Enqueueing 50,000 in one call, against a bare COPY of the same rows."""
+"""Enqueueing 50,000 in one call, against a bare COPY of the same rows; and a million unseen."""
 
 from __future__ import annotations
 
 from . import ceiling
-from .report import Row, share
+from .process import Program
+from .report import Row, most, share
 from .server import Target
 from .tasks import application
 from .timing import compare
 
 JOBS = 50_000
+STREAMED = 1_000_000
 
 
 def run(target: Target) -> list[Row]:
@@ -25,4 +27,19 @@ def run(target: Target) -> list[Row]:
 
         name, goals = f"bulk {len(calls):,}", (share(0.8),)
         target.empty()
-        return compare(name, target.repeats, ours, bare, len(calls), goals, "rows/s")
+        rows = compare(name, target.repeats, ours, bare, len(calls), goals, "rows/s")
+    return [*rows, *_streamed(target)]
+
+
+def _streamed(target: Target) -> list[Row]:
+    """Measure the memory of a process that enqueues from a generator, and its rate."""
+    number = target.size(STREAMED)
+    target.empty()
+    with Program("stream", target.url, str(number)) as program:
+        ended = program.ended()
+    target.empty()
+    seconds = ended["at"] - program.ready["at"]
+    return [
+        Row(f"stream {number:,}, process memory", "MB", ended["rss"], goals=(most(100),)),
+        Row("  rate", "rows/s", number / seconds),
+    ]

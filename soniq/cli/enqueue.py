@@ -1,4 +1,4 @@
-"""`soniq enqueue NAME key=value ...`."""
+"""`soniq enqueue NAME key=value ...`, and `--from FILE` for many."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import json
 from collections.abc import Iterable
 from datetime import datetime
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UnknownTask
 from .kinds import DURATION, MOMENT
 from .options import Command, State
-from .show import as_json, at_terminal
+from .show import as_json, at_terminal, counted
 
 if TYPE_CHECKING:
     from ..client.base import Base
-    from ..client.sync import SoniqSync
     from ..job.task import Task, TaskRef
 
 
@@ -29,6 +28,19 @@ if TYPE_CHECKING:
 @click.option("--priority", type=int, help="1 (first) to 1000 (last).")
 @click.option("--delay", type=DURATION, help="Run it so much later: 90, 90s, 5m, 2h, 1d.")
 @click.option("--at", type=MOMENT, help="Run it at a moment: 2026-01-31T12:00:00+01:00.")
+@click.option(
+    "--from",
+    "from_",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="A job for each line of a file, or of `-`: JSON objects with the arguments.",
+)
+@click.option(
+    "--commit-every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --from: store after each N lines what came so far; else all lines or none.",
+)
 @click.option(
     "--unchecked",
     is_flag=True,
@@ -47,6 +59,8 @@ def enqueue(
     priority: int | None,
     delay: float | None,
     at: datetime | None,
+    from_: IO[bytes] | None,
+    commit_every: int | None,
     unchecked: bool,
     json_: bool,
 ) -> None:
@@ -55,42 +69,44 @@ def enqueue(
     A value is read as JSON if it is JSON, else as text: user_id=1 is a number, name=Ann is text,
     zip='"01234"' is text as well. The module may be left out of NAME if no other task has it.
 
-    In a pipe, the answer is the job's id.
+    In a pipe, the answer is the job's id; with --from, the number of jobs.
     """
     from ..job.task import TaskRef
     from .discover import synchronous
+    from .lines import enqueue_lines
 
+    if from_ is not None and (values or args_ is not None):
+        raise click.UsageError("--from gives the arguments: leave --args and KEY=VALUE out.")
+    if commit_every is not None and from_ is None:
+        raise click.UsageError("--commit-every is for --from.")
     arguments = _arguments(args_, values)
+    options = {"queue": queue, "priority": priority, "delay": delay, "scheduled_at": at}
     target: Task[..., Any] | TaskRef
     if unchecked:
         client, target = state.client(), TaskRef(name)
     else:
         application = state.application()
         client, target = synchronous(application), _task(application, name)
-    options = {"queue": queue, "priority": priority, "delay": delay, "scheduled_at": at}
+    # Through options(), so that a task may have a parameter called `queue`.
+    target = target.options(**{name: value for name, value in options.items() if value is not None})
     with client:
-        job_id = _stored(client, target, arguments, options)
+        if from_ is None:
+            answer: str | int = client.enqueue(target, args=arguments)
+        else:
+            answer = enqueue_lines(client, target, from_, commit_every)
+    _tell(target.name, answer, json_=json_)
+
+
+def _tell(task: str, answer: str | int, *, json_: bool) -> None:
+    """Say which job was enqueued, by its id, or how many were."""
     if json_:
-        as_json({"id": job_id, "task": target.name})
-    elif at_terminal():
-        click.echo(f"Enqueued {target.name} as {job_id}.")
+        as_json({"id" if isinstance(answer, str) else "enqueued": answer, "task": task})
+    elif not at_terminal():
+        click.echo(answer)
+    elif isinstance(answer, str):
+        click.echo(f"Enqueued {task} as {answer}.")
     else:
-        click.echo(job_id)
-
-
-def _stored(
-    client: SoniqSync,
-    target: Task[..., Any] | TaskRef,
-    arguments: dict[str, Any],
-    options: dict[str, Any],
-) -> str:
-    from ..job.task import Task
-
-    given = {name: value for name, value in options.items() if value is not None}
-    if isinstance(target, Task):
-        # Through options(), so that a task may have a parameter called `queue`.
-        return client.enqueue(target.options(**given), args=arguments)
-    return client.enqueue(target, args=arguments, **given)
+        click.echo(f"Enqueued {task} {counted(answer, 'time')}.")
 
 
 def _task(application: Base, name: str) -> Task[..., Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from ..errors import InvalidArguments, InvalidOption, UnknownOption, UnknownTask, UsageError
@@ -14,6 +15,7 @@ from ..job.record import NewJob, Placement
 from ..job.registry import Registry
 from ..job.task import Call, Task, TaskRef
 from ..settings import Settings
+from ..store.bulk import COPY_FROM
 
 log = logging.getLogger("soniq.client")
 
@@ -69,22 +71,28 @@ class Builder:
 
     def many(
         self, target: Target | Iterable[Call], args_list: object, options: Mapping[str, Any]
-    ) -> list[NewJob]:
+    ) -> tuple[list[NewJob], Iterator[NewJob]]:
         """Make jobs of one task's argument sets, or of calls of unlike tasks.
+
+        Returns:
+            The first of them, so that a mistake in a few is found before a database is asked, and
+            the others, made as they are wanted; all of them are placed as some of the first.
 
         Raises:
             UsageError: Any of it cannot be; the message names the place in the list.
         """
         chosen = enqueue_options({name: v for name, v in options.items() if v is not None})
         if args_list is None:
-            return self._each(_calls(target), lambda call: self._called(call, chosen))
+            made = _each(_calls(target), lambda call: self._called(call, chosen))
+            return list(made), iter(())
         if isinstance(args_list, str | bytes | Mapping) or not isinstance(args_list, Iterable):
             raise InvalidArguments(
                 "args_list is a list with the arguments of each job: dicts by name, or tuples."
             )
         task = self.resolve(target)  # type: ignore[arg-type]
         placement = self._placement(task, chosen)
-        return self._each(args_list, lambda given: self._of(task, given, placement))
+        made = _each(args_list, self._maker(task, placement))
+        return list(islice(made, COPY_FROM)), made
 
     def bound(self, task: Task[..., Any], bound: Mapping[str, Any]) -> NewJob:
         """Make one job of arguments that were named already."""
@@ -133,18 +141,17 @@ class Builder:
     def _called(self, call: Call, chosen: EnqueueOptions) -> NewJob:
         return self._new_job(call.args, self._placement(call.task, chosen))
 
-    def _of(self, task: Task[..., Any] | TaskRef, given: object, placement: Placement) -> NewJob:
-        args, kwargs = _unpacked(task, given)
-        return self._new_job(_bound(task, args, kwargs), placement)
+    def _maker(
+        self, task: Task[..., Any] | TaskRef, placement: Placement
+    ) -> Callable[[object], NewJob]:
+        limit = self._settings.max_payload_bytes
 
-    def _each(self, asked: Iterable[T], make: Callable[[T], NewJob]) -> list[NewJob]:
-        made: list[NewJob] = []
-        try:
-            for each in asked:
-                made.append(make(each))
-        except UsageError as error:
-            raise type(error)(f"Job {len(made)} of the list: {error}") from None
-        return made
+        def make(given: object) -> NewJob:
+            args, kwargs = _unpacked(task, given)
+            text = encode(_bound(task, args, kwargs), limit=limit, what="argument")
+            return NewJob(new_id(), text, placement)
+
+        return make
 
     def _new_job(self, args: Mapping[str, Any], placement: Placement) -> NewJob:
         text = encode(args, limit=self._settings.max_payload_bytes, what="argument")
@@ -175,6 +182,20 @@ class Builder:
             timeout=chosen.timeout,
             tags=tags if chosen.tags is None else chosen.tags,
         )
+
+
+# Not `dict | Mapping`, which would be made anew for each job.
+_BY_NAME = (dict, Mapping)
+
+
+def _each(asked: Iterable[T], make: Callable[[T], NewJob]) -> Iterator[NewJob]:
+    place = 0
+    try:
+        for each in asked:
+            yield make(each)
+            place += 1
+    except UsageError as error:
+        raise type(error)(f"Job {place} of the list: {error}") from None
 
 
 def _bound(
@@ -219,7 +240,7 @@ def _unpacked(
     task: Task[..., Any] | TaskRef, given: object
 ) -> tuple[tuple[object, ...], Mapping[str, Any]]:
     """Read one job's arguments: a mapping by name, a list or tuple by place, or a model."""
-    if isinstance(given, dict | Mapping):
+    if isinstance(given, _BY_NAME):
         for name in given:
             if not isinstance(name, str):
                 raise InvalidArguments(f"Arguments have names, and {name!r} is none.")

@@ -155,10 +155,62 @@ class SyncJobs(Base):
             "delay": delay,
             "tags": tags,
         }
-        new = self._app.builder.many(target, args_list, options)
+        first, more = self._app.builder.many(target, args_list, options)
+        lent = self._connection if connection is None else connection
+        notify = self._app.settings.notify
+        return self._run_on(lent, bulk.enqueue_many, first, more, notify, can_copy=lent is None)
+
+    def enqueue_stream(
+        self,
+        target: Target,
+        args_list: Iterable[Given],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        scheduled_at: datetime | None = None,
+        delay: Seconds | None = None,
+        tags: Sequence[str] | None = None,
+        connection: object = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Store any number of jobs, all or none, in little memory; answer how many.
+
+        Their arguments are asked for as the jobs before are sent, and no ids are kept. With a
+        connection of yours all jobs are made before the first is sent, so they take their memory.
+
+        Args:
+            target: A task, a decorated function, a registered name, or a `TaskRef`.
+            args_list: The arguments of each job, by name (a dict) or by place (a tuple); a
+                generator, for example.
+            queue: Where the jobs go.
+            priority: 1 (first) to 1000 (last).
+            scheduled_at: An aware moment before which they do not run.
+            delay: Seconds, or a timedelta, before which they do not run.
+            tags: Words kept with the jobs.
+            connection: Store them in the transaction of this connection of yours.
+            progress: Called now and then with the number sent so far.
+
+        Raises:
+            UsageError: One of them cannot be stored; the message says which. None was.
+            DatabaseError: The database refused or failed.
+        """
+        options = {
+            "queue": queue,
+            "priority": priority,
+            "scheduled_at": scheduled_at,
+            "delay": delay,
+            "tags": tags,
+        }
+        first, more = self._app.builder.many(target, args_list, options)
         lent = self._connection if connection is None else connection
         return self._run_on(
-            lent, bulk.enqueue_many, new, self._app.settings.notify, can_copy=lent is None
+            lent,
+            bulk.enqueue_stream,
+            first,
+            more,
+            self._app.settings.notify,
+            can_copy=lent is None,
+            progress=progress,
         )
 
     # -- looking

@@ -41,6 +41,7 @@ class Arguments:
         self.names = tuple(p.name for p in kept)
         self._open = any(p.kind is Parameter.VAR_KEYWORD for p in kept)
         self._simple = all(p.kind not in _POSITIONAL for p in kept) and not self._open
+        self._known = frozenset(self.names)
         self._required = frozenset(p.name for p in kept if p.default is Parameter.empty)
         self._whole = _parameter_of_model(kept, hints, self.model)
 
@@ -134,7 +135,7 @@ class Arguments:
                 )
 
     def _check(self, given: Mapping[str, object]) -> None:
-        if given.keys() >= self._required and all(name in self.names for name in given):
+        if self._required <= given.keys() <= self._known:
             return
         missing = sorted(self._required - given.keys())
         extra = [name for name in given if name not in self.names]

@@ -103,7 +103,10 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
         return bool(value == 0 or 1e-4 <= abs(value) < 1e15)
     # As keys, orjson takes nothing but str.
     items = value.values() if kind is dict else value
-    return all(type(item) in _SCALARS or _is_plain(item, depth + 1) for item in items)
+    for item in items:  # all() would make a generator for each of a bulk's jobs: 0.4 us of 1.2
+        if type(item) not in _SCALARS and not _is_plain(item, depth + 1):
+            return False
+    return True
 
 
 _NESTED = (dict, list, tuple)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
+from typing import TypeAlias
 
 from ..job.record import NewJob, Placement
 from ..steps import Atomic, CopyIn, Query, Steps
@@ -53,45 +55,103 @@ NOW = "SELECT extract(epoch FROM clock_timestamp())"
 WAKE = """
     SELECT CAST({soniq}.wake(CAST(%(queue)s AS text), CAST(%(notify)s AS text)) AS text)"""
 
-# From here a bulk goes by COPY: below it one statement was as quick (benchmarks/enqueue.py).
+# From here a bulk goes by COPY: below it one statement was as quick (benchmarks/bulk.py).
 COPY_FROM = 500
+# Rows of one statement where there is no COPY; a jsonb array has a limit of 256 MB.
+MOST_ROWS = 10_000
+# Lines in a message of COPY: the server works on one while the next is written.
+LINES = 2000
+
+Note: TypeAlias = Callable[[Sequence[str]], object]
 
 
 def enqueue_many(
-    jobs: Sequence[NewJob], notify: str, *, can_copy: bool = False
+    first: Sequence[NewJob], more: Iterable[NewJob], notify: str, *, can_copy: bool = False
 ) -> Steps[list[str]]:
     """Store jobs, all or none; answer their ids in the order given.
 
     Args:
-        jobs: What to store; every one is checked before the first is sent.
+        first: At least `COPY_FROM` of them, or all.
+        more: The others, made one by one while the ones before are sent. Making one may raise:
+            then none is stored. They are placed as some of the first.
         notify: `auto`, `always` or `off`.
         can_copy: Whether the connection speaks COPY.
     """
-    if can_copy and len(jobs) >= COPY_FROM:
-        yield from Atomic(_copy(jobs, notify))
-    elif jobs:
-        rows = ",".join(_row(job) for job in jobs)
+    ids: list[str] = []
+    yield from _store(first, more, notify, can_copy, ids.extend)
+    return ids
+
+
+def enqueue_stream(
+    first: Sequence[NewJob],
+    more: Iterable[NewJob],
+    notify: str,
+    *,
+    can_copy: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Steps[int]:
+    """Store jobs as `enqueue_many` does, and remember none of them; answer their number.
+
+    Args:
+        first: At least `COPY_FROM` of them, or all.
+        more: The others.
+        notify: `auto`, `always` or `off`.
+        can_copy: Whether the connection speaks COPY.
+        progress: Called now and then with the number sent so far.
+    """
+    number = 0
+
+    def note(ids: Sequence[str]) -> None:
+        nonlocal number
+        number += len(ids)
+        if progress is not None:
+            progress(number)
+
+    yield from _store(first, more, notify, can_copy, note)
+    return number
+
+
+def _store(
+    first: Sequence[NewJob], more: Iterable[NewJob], notify: str, can_copy: bool, note: Note
+) -> Steps[None]:
+    if can_copy and len(first) >= COPY_FROM:
+        yield from Atomic(_copy(first, more, notify, note))
+        return
+    # All are made before the first is sent: what they are sent in may be the caller's transaction,
+    # which is not ours to roll back.
+    jobs = [*first, *more]
+    if len(jobs) <= MOST_ROWS:
+        yield from _insert(jobs, notify, note)
+    else:
+        yield from Atomic(_insert(jobs, notify, note))
+
+
+def _insert(jobs: Sequence[NewJob], notify: str, note: Note) -> Steps[None]:
+    for start in range(0, len(jobs), MOST_ROWS):
+        part = jobs[start : start + MOST_ROWS]
+        rows = ",".join(map(_row, part))
         yield from Query(INSERT_MANY, {"jobs": f"[{rows}]", "notify": notify})
-    return [job.id for job in jobs]
+        note([job.id for job in part])
 
 
-def _copy(jobs: Sequence[NewJob], notify: str) -> Steps[None]:
-    placements = {id(job.placement): job.placement for job in jobs}.values()
+def _copy(first: Sequence[NewJob], more: Iterable[NewJob], notify: str, note: Note) -> Steps[None]:
+    placements = {id(job.placement): job.placement for job in first}.values()
+    jobs = chain(first, more)
     if all(placement.plain for placement in placements):
-        yield from CopyIn(COPY_PLAIN, _lines(jobs, _plain_columns))
+        yield from CopyIn(COPY_PLAIN, _lines(jobs, _plain_columns, note))
         queues = {placement.queue for placement in placements}
         queue = queues.pop() if len(queues) == 1 else "*"
         yield from Query(WAKE, {"queue": queue, "notify": notify})
     else:
-        yield from _copy_placed(jobs, placements, notify)
+        yield from _copy_placed(jobs, placements, notify, note)
 
 
 def _copy_placed(
-    jobs: Sequence[NewJob], placements: Iterable[Placement], notify: str
+    jobs: Iterable[NewJob], placements: Iterable[Placement], notify: str, note: Note
 ) -> Steps[None]:
     (seconds,) = yield from Query(NOW, decode=lambda row: float(row[0]))
     now = datetime.fromtimestamp(seconds, UTC)
-    yield from CopyIn(COPY, _lines(jobs, lambda placement: _columns(placement, now)))
+    yield from CopyIn(COPY, _lines(jobs, lambda placement: _columns(placement, now), note))
     soon = now + timedelta(seconds=SOON_SECONDS)
     told = {
         each.queue if moment is None or moment <= now else "*"
@@ -109,23 +169,21 @@ def _moment(placement: Placement, now: datetime) -> datetime | None:
 
 
 def _lines(
-    jobs: Iterable[NewJob], columns: Callable[[Placement], Sequence[str | None]]
+    jobs: Iterable[NewJob], columns: Callable[[Placement], Sequence[str | None]], note: Note
 ) -> Iterator[bytes]:
     """Write COPY lines, some thousands at a time; the columns of a placement once."""
-    lines: list[str] = []
+    jobs = iter(jobs)
     placement, common = None, ""
-    for job in jobs:
-        if job.placement is not placement:
-            placement = job.placement
-            common = _tabbed(columns(placement))
-        # JSON text holds no tab or line end of its own.
-        args = job.args.replace("\\", "\\\\")
-        lines.append(f"{job.id}\t{args}\t{common}")
-        if len(lines) == 2000:
-            yield "".join(lines).encode()
-            lines.clear()
-    if lines:
+    while part := list(islice(jobs, LINES)):
+        lines: list[str] = []
+        for job_id, args, placed in part:
+            if placed is not placement:
+                placement, common = placed, _tabbed(columns(placed))
+            # JSON text holds no tab or line end of its own.
+            escaped = args.replace("\\", "\\\\")
+            lines.append(f"{job_id}\t{escaped}\t{common}")
         yield "".join(lines).encode()
+        note([job.id for job in part])
 
 
 def _tabbed(fields: Iterable[str | None]) -> str:

@@ -21,7 +21,7 @@ ROWS = {
         "enqueue 20 at once, callers' transactions, worker listening",
         "enqueue 20 at once, callers' transactions, no worker",
     ],
-    "bulk": ["bulk 1,000", "  client CPU each"],
+    "bulk": ["bulk 1,000", "  client CPU each", "stream 20,000, process memory"],
     "drain": [
         "drain 400, async",
         "  worker CPU a job, async",

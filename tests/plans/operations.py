@@ -99,7 +99,7 @@ def _enqueue(draw: Draw, world: World, _: str | None) -> Operation:
         if how == 0:
             desk.ask(jobs.enqueue(made[0], "auto"))
         elif how == 1:
-            desk.ask(bulk.enqueue_many(made, "auto"))
+            desk.ask(bulk.enqueue_many(made, (), "auto"))
         else:
             _by_function(desk, made[0], draw.units)
 

@@ -141,7 +141,7 @@ def test_staging_an_empty_table_answers_that_there_is_nothing(desk: Desk) -> Non
 
 
 def test_a_thousand_are_staged_at_a_time_and_the_oldest_first(desk: Desk) -> None:
-    desk.ask(bulk.enqueue_many([new_job(due=60.0) for _ in range(1200)], "off", can_copy=True))
+    desk.ask(bulk.enqueue_many([new_job(due=60.0) for _ in range(1200)], (), "off", can_copy=True))
     desk.sql("UPDATE {soniq}.jobs SET scheduled_at = scheduled_at - interval '61 seconds'")
     oldest = desk.enqueue(due=60.0)
     desk.sql(
@@ -223,7 +223,11 @@ def test_a_rolled_back_job_tells_nobody(desk: Desk, ear: Ear) -> None:
 
 def _many(desk: Desk, rows: list[dict[str, Any]], copy: bool) -> None:
     given = [new_job(**row) for row in rows]
-    desk.ask(bulk._copy(given, "always") if copy else bulk.enqueue_many(given, "always"))
+    desk.ask(
+        bulk._copy(given, (), "always", lambda _: None)
+        if copy
+        else bulk.enqueue_many(given, (), "always")
+    )
 
 
 PAST = datetime(2001, 1, 1, tzinfo=UTC)

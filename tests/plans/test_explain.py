@@ -144,7 +144,7 @@ HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
     "lanes of": (lambda _: claims.lanes(["a", "deep", "none"]), 60),
     "unknown": (lambda _: claims.unknown_tasks(["deep", "a"], ["task"]), 3000),
     "insert": (lambda _: jobs.enqueue(new_job(), "auto"), 60),
-    "insert many": (lambda _: bulk.enqueue_many([new_job() for _ in range(100)], "auto"), 2500),
+    "insert many": (lambda _: bulk.enqueue_many([new_job() for _ in range(100)], (), "auto"), 2500),
     "get": (lambda d: jobs.find(_held(d, 1)[0]), 60),
     "get none": (lambda _: jobs.find(new_id()), 60),
     "cancel": (lambda d: jobs.cancel(_held(d, 1)[0], "always"), 60),

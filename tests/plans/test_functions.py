@@ -56,9 +56,9 @@ def test_a_bulk_stores_the_rows_that_single_enqueues_store(desk: Desk) -> None:
     for options in (*(options for _, options in SAME), {"trace": '{"traceparent": "00-1"}'}):
         single = desk.enqueue(**options)
         short = desk.enqueue("auto", **options)
-        (many,) = desk.ask(bulk.enqueue_many([new_job(**options)], "off"))
+        (many,) = desk.ask(bulk.enqueue_many([new_job(**options)], (), "off"))
         given = [new_job(**options) for _ in range(bulk.COPY_FROM)]
-        copied = desk.ask(bulk.enqueue_many(given, "off", can_copy=True))[-1]
+        copied = desk.ask(bulk.enqueue_many(given, (), "off", can_copy=True))[-1]
         rows = [_row(desk, job_id) for job_id in (single, short, many, copied)]
         moved = [row.pop("scheduled_in") for row in rows]
         assert rows[0] == rows[1] == rows[2] == rows[3]

@@ -23,8 +23,8 @@ def test_arguments_and_results_come_back_the_same(desk: Desk, value: Any) -> Non
     text = codec.encode({"a": value}, limit=1 << 20, what="argument")
     job_id = desk.enqueue(args=text)
     worker = desk.worker()
-    desk.ask(bulk.enqueue_many([new_job(args=text)], "off"))
-    desk.ask(bulk._copy([new_job(args=text)], "off"))
+    desk.ask(bulk.enqueue_many([new_job(args=text)], (), "off"))
+    desk.ask(bulk._copy([new_job(args=text)], (), "off", lambda _: None))
     claimed = desk.claim(worker, 3)
     assert len(claimed) == 3
     for job in claimed:
