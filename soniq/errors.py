@@ -152,6 +152,10 @@ class LeaseLost(JobError):
     """The job belongs to somebody else now; this attempt's writes change nothing."""
 
 
+class ProcessLost(JobError):
+    """The process that ran the attempt (`executor="process"`) died, or could not be started."""
+
+
 class WorkerLost(JobError):
     """The worker that ran the attempt died or fell silent."""
 

@@ -43,7 +43,8 @@ class JobOptions(TypedDict, total=False):
         timeout: Seconds an attempt may take; None or 0 is no limit.
         validate: A pydantic model, dataclass or msgspec Struct that the arguments must fit.
         args_model: The same under its other name.
-        executor: Where the handler runs; `auto` is the loop for `async def`, a thread for `def`.
+        executor: Where the handler runs; `auto` is the loop for `async def`, a thread for `def`;
+            `process` is a process of its own, which is killed when its time is over.
         tags: Words kept with its jobs.
     """
 
@@ -61,7 +62,7 @@ class JobOptions(TypedDict, total=False):
     timeout: Seconds | None
     validate: type[Any]
     args_model: type[Any]
-    executor: Literal["auto", "async", "thread"]
+    executor: Literal["auto", "async", "thread", "process"]
     tags: Sequence[str]
 
 
@@ -93,6 +94,7 @@ def task_options(given: Mapping[str, Any]) -> TaskOptions:
         discard_on=_errors("discard_on", value("discard_on")) or (),
         timeout=seconds or None,
         no_timeout="timeout" in given and not seconds,
+        executor=value("executor") or "auto",
         tags=None if value("tags") is None else checked_tags(value("tags")),
     )
 
@@ -139,10 +141,17 @@ def check_executor(executor: object, function: Callable[..., Any]) -> None:
                 f"executor='thread' needs a `def`, and {function.__qualname__} is an `async def`. "
                 "Use 'async', or leave it out."
             )
-        case "async" | "thread":
+        case "process" if "<" in function.__qualname__:
+            raise InvalidOption(
+                f"executor='process' needs a function that another process can import, and "
+                f"{function.__qualname__} is made within one. Declare it at the top of its module."
+            )
+        case "async" | "thread" | "process":
             return
         case _:
-            raise InvalidOption(f"executor must be 'auto', 'async' or 'thread', not {executor!r}.")
+            raise InvalidOption(
+                f"executor must be 'auto', 'async', 'thread' or 'process', not {executor!r}."
+            )
 
 
 def check_handler(function: object) -> None:

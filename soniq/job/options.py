@@ -60,6 +60,7 @@ class TaskOptions:
     discard_on: Errors = ()
     timeout: float | None = None
     no_timeout: bool = False
+    executor: str = "auto"
     tags: tuple[str, ...] | None = None
 
 

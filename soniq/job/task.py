@@ -34,6 +34,7 @@ class Task(Generic[P, R]):
         defaults: Options the decorator was given.
         chosen: Options laid over them by `options()`.
         is_async: Whether the handler is an `async def`.
+        apart: Whether it runs in a process of its own.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Task(Generic[P, R]):
         self.chosen = PLAIN
         self.arguments = Arguments(function, validate)
         self.is_async = iscoroutinefunction(function)
+        self.apart = defaults.executor == "process"
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -123,12 +125,18 @@ def default_name(function: Callable[..., Any]) -> str:
 
     A module that was run calls itself `__main__`; a worker that imports it knows its real name.
     """
+    module = real_module(function).removesuffix(".__main__")
+    return f"{module}.{function.__qualname__}"
+
+
+def real_module(function: Callable[..., Any]) -> str:
+    """Name the module a function is from, as other processes import it."""
     module = function.__module__
     if module == "__main__":
         main = sys.modules["__main__"]
         spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
         if spec is not None:
-            module = spec.name.removesuffix(".__main__")
+            module = spec.name
         elif file is not None:
             module = Path(file).stem
-    return f"{module}.{function.__qualname__}"
+    return module

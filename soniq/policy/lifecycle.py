@@ -218,6 +218,8 @@ def described(error: BaseException) -> str:
 
 def shortened(error: BaseException) -> str:
     """Write the traceback's last frames from the handler on, at most 8,000 characters."""
+    if isinstance(text := getattr(error, "__traceback_text__", None), str):
+        return text  # it comes from another process, whose frames could not
     try:
         lines = traceback.format_exception(type(error), error, _from_handler(error), limit=-20)
     except Exception:  # noqa: BLE001 - a handler's error may be broken itself

@@ -35,6 +35,28 @@ class Settings:
     processes: int = setting(
         1, "Worker processes that `soniq worker` keeps running.", whole, at_least=1, at_most=1000
     )
+    job_processes: int | None = setting(
+        None,
+        "Processes for jobs with `executor='process'`; None: as many as there are processors.",
+        whole,
+        at_least=1,
+        at_most=1000,
+        none=True,
+    )
+    process_max_jobs: int | None = setting(
+        None,
+        "Jobs after which such a process is replaced; None: never.",
+        whole,
+        at_least=1,
+        none=True,
+    )
+    process_memory_limit: int | None = setting(
+        None,
+        "Mebibytes such a process may allocate before `MemoryError`; None: no limit. Linux only.",
+        whole,
+        at_least=64,
+        none=True,
+    )
     prefetch: int = setting(
         500,
         "Most jobs claimed ahead of free slots; the worker takes fewer unless jobs are quick.",

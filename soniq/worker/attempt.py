@@ -6,8 +6,10 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from ..job.codec import decode
+from ..errors import InvalidArguments
+from ..job.codec import decode, encode
 from ..job.context import BothWays, JobContext
+from ..job.outcome import Signal
 from ..job.record import Claimed
 from .transaction import JobTransaction, Lender
 
@@ -40,6 +42,7 @@ class Attempt:
         written: Whether its handler ended the job within its own transaction.
         left: Whether its thread would not end and the worker went without it.
         overran: Whether it was reported that its thread outlived the deadline.
+        reported: Whether the error hooks were called already, in the process it ran in.
     """
 
     __slots__ = (
@@ -49,6 +52,7 @@ class Attempt:
         "left",
         "lender",
         "overran",
+        "reported",
         "scope",
         "started",
         "task",
@@ -64,16 +68,23 @@ class Attempt:
         self.job = job
         self.task = task
         self.lender = lender
-        self.threaded = not task.is_async
+        self.threaded = not (task.is_async or task.apart)
         self.timeout = timeout
         self.started = time.monotonic()
-        self.deadline = None if timeout is None else self.started + timeout
+        # The time of a process's job begins when there is a process for it.
+        self.deadline = None if timeout is None or task.apart else self.started + timeout
         self.scope: anyio.CancelScope | None = None
         self.why: Why | None = None
         self.written = False
         self.overran = False
+        self.reported = False
         self.left = False
         self.context: JobContext | None = None
+
+    def start_clock(self) -> None:
+        """Begin to count the attempt's time, as it begins only now."""
+        self.started = time.monotonic()
+        self.deadline = None if self.timeout is None else self.started + self.timeout
 
     def stop(self, why: Why) -> None:
         """Tell the handler to stop: cancel a coroutine, set the token of a thread."""
@@ -123,3 +134,20 @@ class Attempt:
 
     def _ended(self) -> None:
         self.written = True
+
+
+def kept(task: str, result: object, limit: int) -> str | None:
+    """Write a handler's result as it is kept: as JSON text, None for None.
+
+    Raises:
+        Signal: The handler returned one, which is as good as raising it.
+        InvalidArguments: It cannot be kept.
+    """
+    if result is None:
+        return None
+    if isinstance(result, Signal):
+        raise result
+    try:
+        return encode(result, limit=limit, what="result")
+    except InvalidArguments as error:
+        raise type(error)(f"{task} returned what cannot be kept: {error}") from None

@@ -90,7 +90,7 @@ class Calls:
     async def failed(self, attempt: Attempt, error: BaseException) -> None:
         """Call the error hooks that did not run in the job's thread."""
         hooks: Iterable[Function] = self._hooks.on_error
-        if not hooks:
+        if not hooks or attempt.reported:
             return
         if attempt.threaded:
             hooks = filter(iscoroutinefunction, hooks)

@@ -1,4 +1,4 @@
-"""Run what is ready: coroutines on the loop, functions in threads; and mind their deadlines."""
+"""Run what is ready: on the loop, in threads, in processes; and mind the deadlines."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from ..db.connection import on_trio
-from ..errors import InvalidArguments
 from ..events import JobOverran, JobStarted
-from ..job.codec import encode
 from ..job.outcome import (
     AlreadyWritten,
     CancelAsked,
@@ -30,9 +28,10 @@ from ..job.outcome import (
     TimedOut,
 )
 from ..job.record import Claimed
-from .attempt import Attempt, Why
+from .attempt import Attempt, Why, kept
 from .bench import Bench
 from .calls import Calls, reraised_if_cancelled
+from .processes import Processes
 from .threads import Threads
 from .transaction import Lender
 
@@ -53,6 +52,7 @@ class Executor:
         self._calls = Calls(bench.hooks)
         settings = bench.settings
         self._threads = Threads(settings.threads or settings.concurrency)
+        self._processes = Processes(bench, lender.worker_id)
         self._cancelled: type[BaseException] = Exception
         self._looks_at = float("inf")
 
@@ -65,6 +65,7 @@ class Executor:
                     runners.start_soon(self._runner, runners)
         finally:
             self._threads.close()
+            await self._processes.close()
 
     def leave_threads(self) -> None:
         """Stop waiting for threads that do not end; nothing is written about their jobs."""
@@ -152,6 +153,8 @@ class Executor:
         return ending
 
     async def _call(self, attempt: Attempt) -> str | None:
+        if attempt.task.apart:
+            return await self._processes.run(attempt)
         args, kwargs = attempt.arguments()
         if attempt.threaded:
             function = partial(self._calls.in_thread, attempt, args, kwargs)
@@ -160,24 +163,13 @@ class Executor:
             result = await attempt.task.function(*args, **kwargs)
         else:
             result = await self._calls.on_loop(attempt, args, kwargs)
-        return self._encoded(attempt, result)
+        return kept(attempt.job.task, result, self._bench.settings.max_payload_bytes)
 
     async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
         """Call in a thread, and wait whatever happens, until told to leave the thread behind."""
         run = partial(self._threads.run, function)
         with CancelScope(shield=True) as attempt.scope:
             return await self._calls.around_thread(attempt, run)
-
-    def _encoded(self, attempt: Attempt, result: object) -> str | None:
-        if result is None:
-            return None
-        if isinstance(result, Signal):
-            raise result
-        limit = self._bench.settings.max_payload_bytes
-        try:
-            return encode(result, limit=limit, what="result")
-        except InvalidArguments as error:
-            raise type(error)(f"{attempt.job.task} returned what cannot be kept: {error}") from None
 
     def _after(self, attempt: Attempt, result: str | None) -> Ending:
         if attempt.written:

@@ -125,7 +125,7 @@ def test_an_option_that_does_not_exist_is_named(eq: Any, option: Any, says: str)
         ({"timeout": float("nan")}, "timeout must be between"),
         ({"validate": int}, "pydantic model"),
         ({"validate": int, "args_model": int}, "two names of one option"),
-        ({"executor": "process"}, "'auto', 'async' or 'thread'"),
+        ({"executor": "fork"}, "'auto', 'async', 'thread' or 'process'"),
         ({"executor": "async"}, "needs an `async def`"),
         ({"tags": "abc"}, "list of words"),
         ({"name": ""}, "name must be text"),

@@ -53,6 +53,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("threads", "none", None),
     ("threads", 2, 2),
     ("processes", "4", 4),
+    ("process_memory_limit", "512", 512),
     ("queues", "a, b,,c", ("a", "b", "c")),
     ("queues", ["a"], ("a",)),
     ("queues", "", ()),
