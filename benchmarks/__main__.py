@@ -20,7 +20,10 @@ from collections.abc import Sequence
 from .report import Row, as_json, head, lines, summary
 from .server import Target, target
 
-FIGURES = ("enqueue", "together", "bulk", "drain", "pickup", "idle", "start")
+FIGURES = (
+    "enqueue", "together", "bulk", "drain", "pickup", "backlog", "queues", "held", "memory", "idle",
+    "start",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

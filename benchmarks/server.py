@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -28,12 +28,14 @@ class Target:
         quick: Run small: to see that it runs, not for the figures.
         repeats: Pairs measured of each figure.
         seconds: How long figures over time take; None leaves it to each.
+        schema: Soniq's, in that database.
     """
 
     url: str
     quick: bool
     repeats: int
     seconds: float | None = None
+    schema: str = "soniq"
 
     def size(self, full: int) -> int:
         """Scale a number of jobs."""
@@ -46,6 +48,31 @@ class Target:
     def connect(self) -> psycopg.Connection:
         """Open a bare connection in autocommit."""
         return psycopg.connect(self.url, autocommit=True)
+
+    def another(self, schema: str) -> Target:
+        """Make a second, empty schema in the same database."""
+        with self.connect() as connection:
+            connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
+        _make_schema(self.url, schema)
+        return replace(self, schema=schema)
+
+    def vacuum(self) -> None:
+        """Remove dead rows from the table of live jobs, as far as that is possible."""
+        with self.connect() as connection:
+            connection.execute(f"VACUUM {self.schema}.jobs".encode())
+
+    def dead_rows(self) -> int:
+        """Count dead rows in the table of live jobs, as the server's statistics do."""
+        with self.connect() as connection:
+            with contextlib.suppress(psycopg.Error):  # PostgreSQL 14 has it not
+                connection.execute("SELECT pg_stat_force_next_flush()")
+            table = f"{self.schema}.jobs"
+            return int(_one(connection, DEAD, (table,))[0])
+
+    def megabytes(self) -> float:
+        """Measure the table of live jobs and its indexes."""
+        with self.connect() as connection:
+            return int(_one(connection, SIZE, (f"{self.schema}.jobs",))[0]) / 1e6
 
     def empty(self) -> None:
         """Empty both tables of jobs, and history."""
@@ -106,11 +133,15 @@ def _count_statements(url: str) -> None:
         connection.execute("ALTER SYSTEM SET pg_stat_statements.track = 'none'")
 
 
-def _set_up(url: str) -> None:
+def _make_schema(url: str, schema: str) -> None:
     from soniq import SoniqSync
 
-    with SoniqSync(database_url=url) as eq:
+    with SoniqSync(database_url=url, schema=schema) as eq:
         eq.setup()
+
+
+def _set_up(url: str) -> None:
+    _make_schema(url, "soniq")
     with psycopg.connect(url, autocommit=True) as connection:
         ceiling.create_table(connection)
         with contextlib.suppress(psycopg.Error):
@@ -177,7 +208,13 @@ WRITES = """
           FROM pg_stat_user_tables WHERE schemaname = 'soniq') AS written"""
 
 
-def _one(connection: psycopg.Connection, query: LiteralString) -> tuple[Any, ...]:
-    row = connection.execute(query).fetchone()
+DEAD = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = CAST(%s AS regclass)"
+SIZE = "SELECT pg_total_relation_size(CAST(%s AS regclass))"
+
+
+def _one(
+    connection: psycopg.Connection, query: LiteralString, params: tuple[object, ...] = ()
+) -> tuple[Any, ...]:
+    row = connection.execute(query, params).fetchone()
     assert row is not None
     return row

@@ -1,6 +1,6 @@
 """A worker in a process of its own, as `soniq worker` runs it, that tells what it uses.
 
-    python -m benchmarks.worker_process URL [--jobs N] [--plain] [--concurrency 10]
+    python -m benchmarks.worker_process URL [--jobs N] [--plain] [--concurrency 10] [--schema soniq]
 
 It says `ready` and `ended`, and answers the lines `usage` and `stop` of its standard input. With
 `--jobs` it stops by itself when it has run so many.
@@ -47,6 +47,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--concurrency", type=int)
+    parser.add_argument("--schema", default="soniq")
     return parser.parse_args()
 
 
@@ -57,7 +58,7 @@ def _worker(options: argparse.Namespace) -> Any:
     from .tasks import application
 
     eq = application(options.url).eq
-    settings = eq.settings.with_(concurrency=options.concurrency)
+    settings = eq.settings.with_(concurrency=options.concurrency, schema=options.schema)
     database = Database(settings, url=lambda: options.url)
     return Worker(database, eq.registry, settings, hooks=eq.hooks, bus=eq.bus)
 

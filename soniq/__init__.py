@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+# `typing` would be most of what `import soniq` costs.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .client.aio import AsyncTask, Soniq
     from .client.sync import SoniqSync, SyncTask
     from .errors import (

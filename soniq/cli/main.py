@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -89,6 +88,8 @@ def _explain(error: Exception, *, debug: bool) -> int:
     """Say what went wrong, in a line for what could be foreseen; answer the exit code."""
     ours = _ours(error)
     if debug or (ours is None and not isinstance(error, OSError)):
+        import traceback
+
         traceback.print_exception(error)
     if isinstance(error, OSError):  # the disk is full, a file is not ours to read
         click.echo(f"soniq: {error}", err=True)

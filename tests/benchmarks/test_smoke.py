@@ -30,6 +30,17 @@ ROWS = {
         "  writes a job, live jobs",
     ],
     "pickup": ["pickup, idle worker, p50 of 20", "scheduled job, late p95"],
+    "backlog": ["drain 400 with 20,000 queued", "drain 400 with 20,000 scheduled"],
+    "queues": [
+        "drain 400 from 20 queues, against one",
+        "pickup p99, shallow beside deep, against alone",
+    ],
+    "held": [
+        "held xmin, 1.5 s: rate at the end",
+        "  pickup p99 at the end, and at the start",
+        "four readers, 1.5 s: rate at the end",
+    ],
+    "memory": ["memory grown in 1.5 s at 1,000 jobs/s", "memory at most, 8 jobs of 1 MiB"],
     "idle": ["idle worker, statements a second", "idle worker, memory"],
     "start": ["soniq --help", "import soniq", "worker ready"],
 }

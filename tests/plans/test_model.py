@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -94,9 +95,9 @@ class Life(RuleBasedStateMachine):
     def quiet(self) -> bool:
         return not self.model.changes
 
-    @initialize(first=draws("enqueue"), more=draws("enqueue"), taken=draws("claim"))
-    def begin_with_something(self, first: Draw, more: Draw, taken: Draw) -> None:
-        for draw in (first, more, taken):
+    @initialize(some=st.lists(draws("enqueue"), min_size=2, max_size=4), taken=draws("claim"))
+    def begin_with_something(self, some: list[Draw], taken: Draw) -> None:
+        for draw in (*some, taken):
             self.step("one", draw)
 
     # Rules are chosen about as often as one another, so what matters most has several.
@@ -115,6 +116,11 @@ class Life(RuleBasedStateMachine):
     @rule(by=clients, draw=draws(*ENDINGS))
     def end_an_attempt(self, by: str, draw: Draw) -> None:
         self.step(by, draw)
+
+    @rule(by=clients, again=draws("again", "later", "release"), claim=draws("claim"))
+    def run_again(self, by: str, again: Draw, claim: Draw) -> None:
+        self.step(by, replace(again, units=0))
+        self.claim(by, claim)
 
     @rule(by=clients, draw=draws(*WISHES))
     def wish(self, by: str, draw: Draw) -> None:
@@ -250,7 +256,7 @@ def test_a_job_lives_as_the_model_says(desk: Desk, desks: Callable[[str], Desk])
         run_state_machine_as_test(
             lambda: Life(desk, clients, threads),
             settings=settings(
-                max_examples=5000 if LONG else 60,
+                max_examples=5000 if LONG else 100,
                 stateful_step_count=100 if LONG else 40,
                 suppress_health_check=list(HealthCheck),
             ),
@@ -259,14 +265,17 @@ def test_a_job_lives_as_the_model_says(desk: Desk, desks: Callable[[str], Desk])
 
 ABOUT_JOBS = [kind for kind in MAKERS if kind != "enqueue"]
 
+CLAIMED: list[dict[str, Any]] = [{"kind": "enqueue"}, {"kind": "claim"}]
+
 # How a job of the first worker comes to be in each state.
 BEFORE: dict[str, list[dict[str, Any]]] = {
     "scheduled": [{"kind": "enqueue", "units": 1}],
     "queued": [{"kind": "enqueue"}],
-    "processing": [{"kind": "enqueue"}, {"kind": "claim"}],
-    "asked to stop": [{"kind": "enqueue"}, {"kind": "claim"}, {"kind": "cancel"}],
-    "done": [{"kind": "enqueue"}, {"kind": "claim"}, {"kind": "finish"}],
-    "dead": [{"kind": "enqueue"}, {"kind": "claim"}, {"kind": "bury"}],
+    "processing": CLAIMED,
+    "asked to stop": [*CLAIMED, {"kind": "cancel"}],
+    "claimed twice": [*CLAIMED, {"kind": "again"}, {"kind": "claim"}],
+    "done": [*CLAIMED, {"kind": "finish"}],
+    "dead": [*CLAIMED, {"kind": "bury"}],
 }
 
 
@@ -279,19 +288,21 @@ def test_any_two_things_that_meet_at_a_job_leave_what_one_after_the_other_does(
     with ThreadPoolExecutor(1) as threads:
         life = Life(desk, clients, threads)
         life.silence(WORKERS[0], silent=True)
+        lease = int(state == "claimed twice")  # it is the first attempt that still writes
         commits = (True, False) if state in {"queued", "processing"} else (True,)
         try:
             for first, second, commit in product(ABOUT_JOBS, ABOUT_JOBS, commits):
                 for more in BEFORE[state]:
                     life.step("one", plain_draw(**more))
                 job_id = life.world.ids[-1]
-                life.meet_at(job_id, plain_draw(first), plain_draw(second), commit)
+                one, two = (plain_draw(kind, lease=lease) for kind in (first, second))
+                life.meet_at(job_id, one, two, commit)
                 life.the_tables_hold_what_the_model_says()
                 life.forget()
         finally:
             life.teardown()
 
 
-def plain_draw(kind: str, *, units: int = 0) -> Draw:
+def plain_draw(kind: str, *, units: int = 0, lease: int = 0) -> Draw:
     """The simplest operation of a kind: about the newest job, of the first worker."""
-    return Draw(kind, 0, 0, (), 0, 0, units, ((0, 0, 0, 2),))
+    return Draw(kind, 0, lease, (), 0, 0, units, ((0, 0, 0, 2),))
