@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -41,16 +41,23 @@ def run(target: Target) -> list[Row]:
     return rows
 
 
-async def _enqueue(app: Application, numbers: Iterable[int]) -> None:
+class Caller(NamedTuple):
+    """One of those who enqueue at once, with a connection of their own."""
+
+    app: Application
+    connection: Any
+
+
+async def _enqueue(caller: Caller, numbers: Iterable[int]) -> None:
     for i in numbers:
-        await app.eq.enqueue(app.noop, i=i)
+        await caller.app.eq.enqueue(caller.app.noop, i=i)
 
 
-async def _enqueue_within(app: Application, numbers: Iterable[int]) -> None:
-    async with app.eq.backend.acquire() as connection:
-        for i in numbers:
-            async with connection.transaction():
-                await app.eq.enqueue(app.noop, connection=connection, i=i)
+async def _enqueue_within(caller: Caller, numbers: Iterable[int]) -> None:
+    app, connection = caller
+    for i in numbers:
+        async with connection.transaction():
+            await app.eq.enqueue(app.noop, connection=connection, i=i)
 
 
 def _compare(name: str, target: Target, ours: Insert, bare: Insert, consumed: bool) -> list[Row]:
@@ -59,12 +66,13 @@ def _compare(name: str, target: Target, ours: Insert, bare: Insert, consumed: bo
     target.empty()
     with asyncio.Runner() as loop, contextlib.ExitStack() as beside:
         connections = loop.run(_connect(target.url))
+        callers = [Caller(app, connection) for connection in connections]
         if consumed:
             beside.enter_context(Program("worker_process", target.url))
             beside.enter_context(Program("bare_worker", "consume", target.url))
 
         def enqueue() -> None:
-            loop.run(_at_once(ours, [app] * CLIENTS, jobs))
+            loop.run(_at_once(ours, callers, jobs))
 
         def insert() -> None:
             loop.run(_at_once(bare, connections, jobs))
