@@ -29,6 +29,7 @@ ROWS = {
         "drain 400, sync in threads",
         "  writes a job, live jobs",
     ],
+    "processes": ["drain 1,200, --processes 2 against 1", "  runs a job, --processes 2"],
     "pickup": ["pickup, idle worker, p50 of 20", "scheduled job, late p95"],
     "backlog": ["drain 400 with 20,000 queued", "drain 400 with 20,000 scheduled"],
     "queues": [
