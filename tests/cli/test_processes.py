@@ -207,12 +207,13 @@ def test_workers_drain_when_their_supervisor_is_gone(
     sleepy: Shell, database: psycopg.Connection[Any], number: signal.Signals
 ) -> None:
     crew = Crew(sleepy)
-    enqueue(database, "nap", 6, 1.5)
+    enqueue(database, "nap", 6, 4)
     until(lambda: running(database) == 6)
     workers = crew.workers
     assert sleepy.end(crew.process, number) == -number
+    until(lambda: crew.said.count("the supervisor is gone: stopping") == 3)
+    assert running(database) == 6  # all of them knew at once, and none by another's end
     until(lambda: not any(alive(pid) for pid in workers))
-    assert crew.said.count("the supervisor is gone: stopping") == 3
     assert history(database) == [("done", 1)] * 6
     assert database.execute("SELECT count(*) FROM soniq.workers").fetchone() == (0,)
 
