@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from ..db.aio import Session
-from ..errors import DatabaseError, TransientError
+from ..errors import AccessDenied, DatabaseError, TransientError
 from ..events import (
     Event,
     JobCancelled,
@@ -119,7 +119,7 @@ class Completer:
         while True:
             try:
                 written = await self._session.run(_all_of, self._queries(judged))
-            except TransientError as error:
+            except (TransientError, AccessDenied) as error:  # it is no fault of the jobs
                 log.warning("endings of %d jobs wait for the database: %s", len(judged), error)
                 await anyio.sleep(delay * (0.5 + random.random()))  # noqa: S311
                 uncertain, delay = True, min(delay * 2, 5.0)

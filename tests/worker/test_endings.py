@@ -13,7 +13,7 @@ from soniq.events import JobCancelled, JobDied, JobRetried, JobSnoozed
 from soniq.job import Cancel, Discard, JobContext, Retry, Snooze
 from soniq.job.record import Job, JobStatus
 
-from .conftest import Ask, Seen, ended, run_once, working
+from .conftest import Ask, Seen, ended, eventually, run_once, working
 
 pytestmark = pytest.mark.anyio
 
@@ -314,3 +314,34 @@ async def test_an_ending_that_the_database_refuses_makes_a_dead_letter_and_harms
     assert (good.result, fine.result) == ("good", "fine")
     assert (bad.status, bad.reason) == (JobStatus.DEAD_LETTER, "the database refused its ending")
     assert "no such word" in (bad.last_error or "")
+
+
+async def test_an_ending_that_the_role_may_not_write_waits_until_it_may(
+    app: Soniq, ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was given up, and the job stayed with a worker that knew nothing of it any more."""
+
+    @app.job
+    async def note() -> str:
+        return "done"
+
+    async def told() -> bool:
+        return "endings of 1 jobs wait" in caplog.text
+
+    await ask(
+        "CREATE FUNCTION public.forbid() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE 'permission denied' USING ERRCODE = '42501'; END $$"
+    )
+    await ask(
+        "CREATE TRIGGER forbid BEFORE INSERT ON soniq.history"
+        " FOR EACH ROW EXECUTE FUNCTION public.forbid()"
+    )
+    try:
+        async with working(app):
+            job_id = await app.enqueue(note)
+            await eventually(told)
+            await ask("DROP FUNCTION public.forbid CASCADE")
+            job = await ended(app, job_id)
+    finally:
+        await ask("DROP FUNCTION IF EXISTS public.forbid CASCADE")
+    assert (job.status, job.attempt, job.result) == (JobStatus.DONE, 1, "done")
