@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import anyio
 import psycopg
 
-from soniq.errors import SoniqError
+from soniq.errors import ReadOnlyServer, SoniqError
 from soniq.settings import Settings
 from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps
 
@@ -138,12 +138,14 @@ class Database:
         """
         pool = self._pool()
         connection = await pool.checkout()
+        connection.limit = self.settings.statement_timeout
         host = AsyncPsycopgHost(connection, self._schema, own=True)
         try:
             return await drive(operation(*args, **kwargs), host)
         except SoniqError as error:
             raise faults.trimmed(error)  # noqa: B904
         finally:
+            connection.limit = None
             if host.spent:
                 await connection.close()
             await pool.give_back(connection)
@@ -176,6 +178,9 @@ class Database:
         connection = await pool.checkout()
         try:
             yield connection
+        except (ReadOnlyServer, psycopg.errors.ReadOnlySqlTransaction):
+            await connection.close()  # its server was demoted, perhaps: see hosts.py
+            raise
         finally:
             await pool.give_back(connection)
 
@@ -255,8 +260,11 @@ class Database:
         # A pooler hands each transaction to another server connection, which knows nothing of
         # statements prepared on the last one. It makes up the process id it tells us.
         pooled = self.settings.pgbouncer
+        connection.patience = self.settings.statement_timeout
         if not pooled:
+            connection.limit = self.settings.connect_timeout
             cursor = await connection.execute("SELECT pg_catalog.pg_backend_pid()")
+            connection.limit = None
             row = await cursor.fetchone()
             pooled = row is None or row[0] != connection.info.backend_pid
         if pooled:

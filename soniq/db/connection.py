@@ -15,8 +15,9 @@ uvloop 52 (53), trio 46.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from time import monotonic
 from types import TracebackType
 from typing import Any, LiteralString, Self
 
@@ -37,7 +38,8 @@ from .waiting import wait_connecting, wait_on_anyio
 
 _ACTIVE = pq.TransactionStatus.ACTIVE
 _INTERVAL = 0.1  # seconds; psycopg's own
-_PATIENCE = (0.05, 0.2, 1.0, 4.0)  # seconds a cancelled query has to end, after each request
+# Seconds a cancelled query has to end, after each request; and their sum, for all there is to do.
+_PATIENCE = (0.05, 0.2, 1.0, 4.0)
 
 
 def on_trio() -> bool:
@@ -54,12 +56,15 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
         interval: Seconds between looks at a silent socket, on asyncio; for a socket closed by us.
         idle_since: When it last came back to its pool, by `time.monotonic`.
         expires: When its pool replaces it, by `time.monotonic`.
+        patience: Seconds that BEGIN, COMMIT and ROLLBACK may take where there is no limit, because
+            they cannot be cancelled.
     """
 
     limit: float | None = None
     interval: float = _INTERVAL
     idle_since: float = 0.0
     expires: float = float("inf")
+    patience: float = 30.0
     plain_cursor: PlainAsyncCursor | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -177,15 +182,13 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
         More than once, for a request may overtake the query that it should stop: the server then
         finds nothing to stop, and starts.
         """
-        for patience in _PATIENCE[:-1]:
-            await self._try_cancel(timeout=_PATIENCE[-1])
-            try:
-                await self._wait(gen, patience)
-            except e._WaitTimeout:
-                continue
-            return
-        await self._try_cancel(timeout=_PATIENCE[-1])
-        await self._wait(gen, _PATIENCE[-1])
+        deadline = monotonic() + sum(_PATIENCE)
+        for patience in _PATIENCE:
+            await self._try_cancel(timeout=max(0.01, deadline - monotonic()))
+            with suppress(e._WaitTimeout):
+                await self._wait(gen, min(patience, max(0.0, deadline - monotonic())))
+                return
+        raise e._WaitTimeout("the server did not stop the query")
 
     async def _abandon(self) -> None:
         """Give up a connection that does not answer; its query too, if the server listens."""
@@ -251,10 +254,13 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
 
 
 class _Transaction(psycopg.AsyncTransaction):
-    """BEGIN and COMMIT are let end: half of one would leave the connection in it."""
+    """BEGIN and COMMIT are let end: half of one would leave the connection in it.
+
+    But not for ever: behind a network that swallows what is sent, nobody could end this task.
+    """
 
     async def __aenter__(self) -> Self:
-        with anyio.CancelScope(shield=True):
+        with _let_end(self.connection):
             await super().__aenter__()
         return self
 
@@ -264,9 +270,18 @@ class _Transaction(psycopg.AsyncTransaction):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool:
-        with anyio.CancelScope(shield=True):
+        with _let_end(self.connection):
             return await super().__aexit__(exc_type, exc_val, exc_tb)
-        return False
+
+
+@contextmanager
+def _let_end(connection: Any) -> Iterator[None]:
+    limit, connection.limit = connection.limit, connection.limit or connection.patience
+    try:
+        with anyio.CancelScope(shield=True):
+            yield
+    finally:
+        connection.limit = limit
 
 
 _OPTIONS = ("autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory")

@@ -19,7 +19,7 @@ from uuid import uuid4
 import anyio
 import psycopg
 
-from soniq.errors import ReadOnlyServer, SoniqError
+from soniq.errors import ConnectionLost, ReadOnlyServer, SoniqError
 
 from .aio import Database
 from .connection import AnyioConnection
@@ -131,6 +131,8 @@ class Listener:
             both.cancel_scope.cancel()
         if lost:
             return self._complain(_End.LOST, lost[0]), self.healthy
+        if self.healthy:  # it did hear: the server may have been demoted, and a new one be there
+            return self._complain(_End.LOST, ConnectionLost("nothing arrives any more")), True
         await self._execute(connection, "UNLISTEN *")
         return self._complain(_End.DEAF), False
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -13,7 +13,7 @@ from psycopg.adapt import AdaptersMap
 from psycopg.postgres import register_default_adapters, register_default_types
 from psycopg.types import TypesRegistry
 
-from soniq.errors import ConnectionLost, SoniqError, TransactionAborted
+from soniq.errors import ConnectionLost, ReadOnlyServer, SoniqError, TransactionAborted
 from soniq.steps import Batch, CopyIn, Query, Script
 
 from .faults import stale_plan, translate
@@ -75,7 +75,7 @@ class PsycopgHost(Host):
         self._connection = connection
         self._schema = schema
         self._own = own
-        self.spent = False  # a prepared statement on it is poisoned: not to be used again
+        self.spent = False  # not to be used again
 
     def query(self, step: Query[R]) -> list[R]:
         """Run one statement and decode its rows."""
@@ -105,7 +105,8 @@ class PsycopgHost(Host):
 
     def script(self, step: Script) -> None:
         """Run a text of several statements."""
-        PlainCursor(self._connection).execute(encoded(step.sql, self._schema))
+        with unhurried(self._connection):
+            PlainCursor(self._connection).execute(encoded(step.sql, self._schema))
 
     def copy(self, step: CopyIn) -> int:
         """Stream rows in; answer their number."""
@@ -125,7 +126,10 @@ class PsycopgHost(Host):
 
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of psycopg into ours; None for any other."""
-        return translated(error, self._schema, self._connection)
+        fault = translated(error, self._schema, self._connection)
+        # It may have been demoted, and would be for ever: a new connection looks for the primary.
+        self.spent = self.spent or isinstance(fault, ReadOnlyServer)
+        return fault
 
     def _cursor(self) -> PlainCursor:
         if not self._own:
@@ -183,7 +187,8 @@ class AsyncPsycopgHost(AsyncHost):
 
     async def script(self, step: Script) -> None:
         """Run a text of several statements."""
-        await PlainAsyncCursor(self._connection).execute(encoded(step.sql, self._schema))
+        with unhurried(self._connection):
+            await PlainAsyncCursor(self._connection).execute(encoded(step.sql, self._schema))
 
     async def copy(self, step: CopyIn) -> int:
         """Stream rows in; answer their number."""
@@ -201,7 +206,10 @@ class AsyncPsycopgHost(AsyncHost):
 
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of psycopg into ours; None for any other."""
-        return translated(error, self._schema, self._connection)
+        fault = translated(error, self._schema, self._connection)
+        # It may have been demoted, and would be for ever: a new connection looks for the primary.
+        self.spent = self.spent or isinstance(fault, ReadOnlyServer)
+        return fault
 
     def _cursor(self) -> PlainAsyncCursor:
         if not self._own:
@@ -220,6 +228,19 @@ class AsyncPsycopgHost(AsyncHost):
         """Tell whether the statement may be sent again, without its outdated preparation."""
         self.spent = stale_plan(error)
         return self.spent and outside_transaction(self._connection)
+
+
+@contextmanager
+def unhurried(connection: Any) -> Iterator[None]:
+    """Lift our limit on the time an answer may take; a borrowed connection has none."""
+    if (limit := getattr(connection, "limit", None)) is None:
+        yield
+        return
+    connection.limit = None
+    try:
+        yield
+    finally:
+        connection.limit = limit
 
 
 def decoded(step: Query[R], fetched: Sequence[Sequence[Any]]) -> list[R]:

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 
-from soniq.errors import SoniqError
+from soniq.errors import ReadOnlyServer, SoniqError
 from soniq.settings import Settings
 from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps
 
@@ -115,12 +115,14 @@ class Database:
         """
         pool = self._pool()
         connection = pool.checkout()
+        connection.limit = self.settings.statement_timeout
         host = PsycopgHost(connection, self._schema, own=True)
         try:
             return drive(operation(*args, **kwargs), host)
         except SoniqError as error:
             raise faults.trimmed(error)  # noqa: B904
         finally:
+            connection.limit = None
             if host.spent:
                 connection.pgconn.finish()
             pool.give_back(connection)
@@ -153,6 +155,9 @@ class Database:
         connection = pool.checkout()
         try:
             yield connection
+        except (ReadOnlyServer, psycopg.errors.ReadOnlySqlTransaction):
+            connection.pgconn.finish()  # its server was demoted, perhaps: see hosts.py
+            raise
         finally:
             pool.give_back(connection)
 
@@ -225,7 +230,9 @@ class Database:
         # statements prepared on the last one. It makes up the process id it tells us.
         pooled = self.settings.pgbouncer
         if not pooled:
+            connection.limit = self.settings.connect_timeout
             row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+            connection.limit = None
             pooled = row is None or row[0] != connection.info.backend_pid
         if pooled:
             connection.prepare_threshold = None

@@ -18,6 +18,7 @@ from ..steps import Atomic, Query, Script, Steps
 
 _NAME = re.compile(r"(\d{4})_(pre|post)_(\w+)\.sql")
 
+# A script, like the migrations: whoever waits for another's waits as long as it takes.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended({channel} || ':migrations', 0))"
 
 # Looked for before it is made: a role that may not create schemas can still use one made for it.
@@ -158,7 +159,7 @@ def require() -> Steps[None]:
 
 
 def _prepare() -> Steps[None]:
-    yield from Query(_LOCK)
+    yield from Script(_LOCK)
     (has_schema,) = yield from Query(_HAS_SCHEMA, decode=lambda row: bool(row[0]))
     if not has_schema:
         yield from Script(_MAKE_SCHEMA)
@@ -168,7 +169,7 @@ def _prepare() -> Steps[None]:
 
 
 def _apply(migration: Migration) -> Steps[bool]:
-    yield from Query(_LOCK)
+    yield from Script(_LOCK)
     for record in (yield from applied()):
         if record.version == migration.version:
             _refuse_changed(record, migration)

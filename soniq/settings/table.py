@@ -120,7 +120,8 @@ class Settings:
     )
     statement_timeout: float = setting(
         30.0,
-        "Seconds a worker waits for any one answer of the database before it reconnects.",
+        "Seconds Soniq waits for any one answer of the database, on connections of its own, before "
+        "it gives the connection up.",
         seconds,
         at_least=0.1,
     )

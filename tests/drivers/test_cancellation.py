@@ -9,7 +9,9 @@ import anyio
 import pytest
 from psycopg import pq
 
+from benchmarks.chaos.road import Road
 from soniq.db.aio import Database
+from soniq.errors import DatabaseTimeout
 from soniq.settings import Settings
 from soniq.steps import Atomic, Batch, CopyIn, Query
 
@@ -64,6 +66,18 @@ async def test_a_storm_of_800_cancellations_leaves_4_good_connections(db: Databa
                 tasks.start_soon(one, seconds)
     assert cancelled == 800
     assert await pids(db) == before
+
+
+async def test_a_transaction_behind_a_network_that_swallows_is_given_up(scratch: str) -> None:
+    """BEGIN and COMMIT cannot be cancelled: a worker with one of them under way never ended."""
+    with Road(scratch) as road:
+        db = Database(Settings().with_(statement_timeout=0.3), url=lambda: road.url)
+        async with db.acquire() as connection:
+            road.swallow()
+            with anyio.fail_after(10), pytest.raises(DatabaseTimeout):
+                async with connection.transaction():
+                    raise AssertionError("nobody answers BEGIN")
+        await db.close()
 
 
 async def test_a_cancelled_query_is_stopped_on_the_server(db: Database, witness: Any) -> None:

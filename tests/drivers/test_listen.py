@@ -157,6 +157,27 @@ async def test_a_deaf_listener_says_so_once_and_tries_again(
     assert "SONIQ_LISTEN_URL" in warnings[0].getMessage()
 
 
+async def test_a_listener_that_has_gone_deaf_makes_another_connection_at_once(
+    scratch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover it stayed with the old primary, a minute longer than it had to."""
+    monkeypatch.setattr(listen, "QUIET_AFTER", 0.2)
+    monkeypatch.setattr(listen, "PROBE_TIMEOUT", 0.3)
+    deaf = True
+
+    async def poke(payload: str) -> None:
+        if not (deaf and ear.states):
+            await database.run(notify, payload)
+
+    database = Database(Settings(), url=lambda: scratch)
+    async with listening(scratch, poke) as ear:
+        await until(lambda: ear.states == [True])
+        await until(lambda: ear.states == [True, False])
+        deaf = False
+        await until(lambda: ear.states == [True, False, True])
+        await database.close()
+
+
 async def test_a_probe_that_cannot_be_sent_says_nothing_about_the_listener(
     scratch: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

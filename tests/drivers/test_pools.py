@@ -19,8 +19,16 @@ from soniq.db import aio, sync, sync_pool
 from soniq.db import pool as async_pool
 from soniq.db.connection import AnyioConnection
 from soniq.db.sync_connection import Connection
-from soniq.errors import AccessDenied, ConnectionLost, DatabaseTimeout, SoniqError, UsageError
+from soniq.errors import (
+    AccessDenied,
+    ConnectionLost,
+    DatabaseTimeout,
+    ReadOnlyServer,
+    SoniqError,
+    UsageError,
+)
 from soniq.settings import Settings
+from soniq.steps import Script
 
 from .conftest import Colour, ask, entered, settled, until
 
@@ -63,6 +71,56 @@ async def test_fetching_takes_either_placeholder(colour: Colour) -> None:
         conn.row_factory = dict_row
         assert await settled(conn.fetchval("SELECT 4 AS n")) == 4
         assert await settled(conn.fetchrow("SELECT 4 AS n")) == {"n": 4}
+
+
+async def test_a_connection_to_a_server_that_was_demoted_is_not_used_again(
+    colour: Colour, witness: Any
+) -> None:
+    """It stayed in the pool for ever, while the URL named another host that was the primary."""
+    witness("CREATE TABLE t (n int)")
+    db = colour.database(pool_max_size=1)
+    before = await pid_of(db)
+    await settled(db.run(ask, "SET default_transaction_read_only = on"))
+    with pytest.raises(ReadOnlyServer):
+        await settled(db.run(ask, "INSERT INTO t VALUES (1)"))
+    await settled(db.run(ask, "INSERT INTO t VALUES (1)"))
+    assert await pid_of(db) != before
+
+
+async def test_nor_is_one_on_which_a_borrower_found_out(colour: Colour, witness: Any) -> None:
+    witness("CREATE TABLE t (n int)")
+    db = colour.database(pool_max_size=1)
+    before = await pid_of(db)
+
+    async def write() -> None:
+        async with entered(db.acquire()) as conn:
+            await settled(conn.execute("SET default_transaction_read_only = on"))
+            await settled(conn.execute("INSERT INTO t VALUES (1)"))
+
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        await write()
+    assert await pid_of(db) != before
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
+    colour: Colour, witness: Any
+) -> None:
+    """Behind a network that swallowed what was sent, an enqueue hung until the process ended."""
+    db = colour.database(pool_max_size=1, statement_timeout=0.2)
+    before = await pid_of(db)
+    with pytest.raises(DatabaseTimeout, match="statement_timeout"):
+        await settled(db.run(ask, "SELECT pg_sleep(60)"))
+    assert await pid_of(db) != before
+
+
+async def test_a_migration_and_a_borrower_may_take_their_time(colour: Colour) -> None:
+    def script() -> Any:
+        yield from Script("SELECT pg_sleep(0.3)")
+
+    db = colour.database(pool_max_size=1, statement_timeout=0.1)
+    await settled(db.run(script))
+    async with entered(db.acquire()) as conn:
+        await settled(conn.execute("SELECT pg_sleep(0.3)"))
 
 
 async def test_an_acquired_connection_is_in_autocommit(colour: Colour, witness: Any) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from soniq.db.aio import Database, Session
-from soniq.errors import ConnectionLost, DatabaseTimeout, SchemaMissing
+from soniq.errors import ConnectionLost, DatabaseTimeout, ReadOnlyServer, SchemaMissing
 from soniq.settings import Settings
 from soniq.steps import Query
 
@@ -50,6 +50,14 @@ async def test_it_connects_again_after_the_connection_broke_in_use(session: Sess
     with pytest.raises(ConnectionLost):
         await session.run(ask, "SELECT pg_terminate_backend(pg_backend_pid())")
     assert await session.run(ask, "SELECT 1") == [(1,)]
+
+
+async def test_it_leaves_a_server_that_was_demoted(session: Session, witness: Any) -> None:
+    witness("CREATE TABLE t (n int)")
+    await session.run(ask, "SET default_transaction_read_only = on")
+    with pytest.raises(ReadOnlyServer):
+        await session.run(ask, "INSERT INTO t VALUES (1)")
+    await session.run(ask, "INSERT INTO t VALUES (1)")
 
 
 async def test_a_statement_that_is_not_answered_is_given_up(session: Session, witness: Any) -> None:

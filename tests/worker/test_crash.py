@@ -17,6 +17,7 @@ import anyio
 import pytest
 from anyio.abc import Process
 
+from benchmarks.chaos.road import Road
 from soniq import Soniq
 from soniq.db.embedded import EmbeddedServer
 from soniq.events import JobDied, JobFinished, JobRescued, JobStarted, LeaseLost, WorkerFenced
@@ -25,7 +26,6 @@ from soniq.job.record import JobStatus
 from soniq.job.task import TaskRef
 
 from .conftest import Ask, Seen, ended, eventually, idle, working
-from .proxy import Road
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -114,26 +114,27 @@ async def test_a_worker_that_loses_the_network_stops_its_jobs_before_others_may_
     @app.job(name="hold")
     async def again() -> None: ...
 
-    async with Road(database_url).travelled() as road, Soniq(road.url) as far:
-        far_seen = Seen(far)
+    with Road(database_url) as road:
+        async with Soniq(road.url) as far:
+            far_seen = Seen(far)
 
-        @far.job(name="hold")
-        async def hold() -> None:
-            try:
-                await anyio.sleep(60)
-            finally:
-                stopped.append(anyio.current_time())
+            @far.job(name="hold")
+            async def hold() -> None:
+                try:
+                    await anyio.sleep(60)
+                finally:
+                    stopped.append(anyio.current_time())
 
-        job_id = await app.enqueue("hold")
-        async with working(far, **QUICK) as hand:
-            await far_seen.one(JobStarted)
-            async with working(app, **QUICK):
-                await idle(ask, 2)
-                road.block()
-                fenced = await far_seen.one(WorkerFenced, worker_id=hand.worker.id)
-                job = await ended(app, job_id)
-            road.clear()
-            await far_seen.one(LeaseLost, job_id=job_id, seconds=20)
+            job_id = await app.enqueue("hold")
+            async with working(far, **QUICK) as hand:
+                await far_seen.one(JobStarted)
+                async with working(app, **QUICK):
+                    await idle(ask, 2)
+                    road.block()
+                    fenced = await far_seen.one(WorkerFenced, worker_id=hand.worker.id)
+                    job = await ended(app, job_id)
+                road.clear()
+                await far_seen.one(LeaseLost, job_id=job_id, seconds=20)
     assert 0.7 < fenced.seconds < 1.0
     assert (job.status, job.attempt) == (JobStatus.DONE, 2)
     assert stopped[0] < started_again[0]
@@ -143,22 +144,23 @@ async def test_a_worker_that_loses_the_network_stops_its_jobs_before_others_may_
 async def test_a_worker_whose_network_comes_back_in_time_keeps_its_jobs(
     app: Soniq, seen: Seen, ask: Ask, database_url: str
 ) -> None:
-    async with Road(database_url).travelled() as road, Soniq(road.url) as far:
-        far_seen = Seen(far)
+    with Road(database_url) as road:
+        async with Soniq(road.url) as far:
+            far_seen = Seen(far)
 
-        @far.job
-        async def hold() -> str:
-            await anyio.sleep(1)
-            return "done"
+            @far.job
+            async def hold() -> str:
+                await anyio.sleep(1)
+                return "done"
 
-        job_id = await far.enqueue(hold)
-        slow = QUICK | {"heartbeat_timeout": 6.0}
-        async with working(far, **slow):
-            await far_seen.one(JobStarted)
-            road.block()
-            await anyio.sleep(1.2)
-            road.clear()
-            await far_seen.one(JobFinished, job_id=job_id)
+            job_id = await far.enqueue(hold)
+            slow = QUICK | {"heartbeat_timeout": 6.0}
+            async with working(far, **slow):
+                await far_seen.one(JobStarted)
+                road.block()
+                await anyio.sleep(1.2)
+                road.clear()
+                await far_seen.one(JobFinished, job_id=job_id)
     assert far_seen.of(WorkerFenced) == []
     job = await app.get_job(job_id)
     assert (job.status, job.attempt, job.result) == (JobStatus.DONE, 1, "done")
