@@ -7,6 +7,7 @@ not balance; its ledger is kept in a folder that is named then.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Play what was asked for; answer the exit code."""
     options = _options(arguments)
     balanced = True
+    # So that whoever ends this ends its servers and workers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(report.head(), flush=True)
     with site() as where:
         for name in options.scenario or SCENARIOS:

@@ -143,7 +143,8 @@ def _history(record: Record, runs: list[Run], book: Book, account: Account) -> l
         account.spent[outcome] += 1
         if outcome == "worker_lost":
             pid = book.pids.get(worker)
-            if not any(fault.hit in (pid, None) for fault in book.faults):
+            hurt = (fault.hit == pid and fault.kind in SPENDS for fault in book.faults)
+            if not any(hurt):
                 said.append(f"attempt {entry['attempt']} lost with a worker that nobody hurt")
         elif not any(
             (run.attempt, run.worker) == (entry["attempt"], worker) and run.how != "end"
@@ -179,9 +180,8 @@ def _last(record: Record, runs: list[Run]) -> list[str]:
     last = next((run for run in runs if _is_last(record, run)), None)
     if last is None:
         return [f"done in attempt {record.attempt} of {record.worker}, which never ran"]
-    # A commit whose answer was lost: the handler saw an error, and its transaction stands.
-    uncertain = last.how == "fail" and record.task == EFFECT
-    if last.how != "end" and not uncertain:
+    # The commit of an effect ends the job, whatever becomes of its handler after that.
+    if last.how != "end" and record.task != EFFECT:
         return [f"done, and its handler did not come to its end ({last.how})"]
     if record.result is not None and record.result != [last.attempt, last.pid]:
         return [f"done by attempt {last.attempt} of {last.pid}, with the result {record.result}"]
@@ -209,15 +209,13 @@ def _is_last(record: Record, run: Run) -> bool:
 
 def explanation(run: Run, book: Book) -> str | None:
     """Find what happened to a run, that its job had to run once more."""
-    kinds = {
-        fault.kind
-        for fault in book.faults
-        if fault.hit == run.pid and run.began <= fault.at <= run.ended + UNWRITTEN_SECONDS
-    }
     if run.how == "fail":
         return "failed"
-    for kind in ("killed", "frozen", "blocked", "cut off", "fenced"):
-        if kind in kinds:
+    hits = [fault for fault in book.faults if fault.hit == run.pid]
+    window = run.ended + UNWRITTEN_SECONDS
+    during = {fault.kind for fault in hits if run.began <= fault.at <= window}
+    for kind in SPENDS:
+        if kind in during and kind != "stopped":
             return kind
-    stopped = {fault.kind for fault in book.faults if fault.hit == run.pid}
-    return "stopped" if run.how == "cut" and "stopped" in stopped else None
+    told = any(fault.kind == "stopped" and fault.at <= run.ended for fault in hits)
+    return "stopped" if run.how == "cut" and told else None

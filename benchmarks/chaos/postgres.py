@@ -57,12 +57,12 @@ class Server:
 
     def url(self, database: str = DATABASE, **more: str) -> str:
         """Address a database by the server's socket."""
-        given = {"host": str(self.folder), "user": "postgres", "dbname": database, **more}
+        given = {"host": str(self.folder), "user": "postgres", "dbname": database} | more
         return psycopg.conninfo.make_conninfo("", **given)
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs to its end."""
-        with self._popen(program, *arguments, stdout=subprocess.PIPE) as process:
+        with self.popen(program, *arguments, stdout=subprocess.PIPE) as process:
             said = process.communicate()[0].decode(errors="replace")
         if process.returncode:
             raise RuntimeError(f"{program} failed: {said[-1000:]}")
@@ -72,7 +72,7 @@ class Server:
         chosen = {**SETTINGS, "unix_socket_directories": str(self.folder), **settings}
         options = [f"--{name}={value}" for name, value in chosen.items()]
         with (self.folder / "log").open("ab") as log:
-            self._process = self._popen("postgres", "-D", str(self.data), *options, stdout=log)
+            self._process = self.popen("postgres", "-D", str(self.data), *options, stdout=log)
         self.wait_until_up()
 
     def wait_until_up(self) -> None:
@@ -106,7 +106,8 @@ class Server:
             self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         self.execute("SELECT pg_reload_conf()")
 
-    def _popen(self, program: str, *arguments: str, stdout: Any) -> subprocess.Popen[bytes]:
+    def popen(self, program: str, *arguments: str, stdout: Any) -> subprocess.Popen[bytes]:
+        """Start a program as the server's user: PostgreSQL's by name, any other by path."""
         return subprocess.Popen(
             [*self._account.prefix, str(self._programs / program), *arguments],
             user=self._account.uid,
@@ -150,14 +151,30 @@ class Site:
         self._account.own(str(server.data))
         return server
 
-    def standby(self, primary: Server) -> Server:
-        """Copy a running server as its streaming standby; not yet started."""
-        server = self._new()
+    def standby(self, primary: Server, place: Server | None = None) -> Server:
+        """Copy a running server as its streaming standby; not yet started.
+
+        Args:
+            primary: What is copied.
+            place: A server that is down: the standby gets its folder, and so its address.
+        """
+        server = place or self._new()
+        shutil.rmtree(server.data, ignore_errors=True)
         server.run(
             "pg_basebackup", "-D", str(server.data), "-d", primary.url("postgres"),
             "-X", "stream", "-c", "fast", "-R", "--no-sync",
         )  # fmt: skip
         return server
+
+    def open_folder(self, name: str) -> Path:
+        """Make a folder in which the servers' user may write."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        self.own(folder)
+        return folder
+
+    def own(self, folder: Path) -> None:
+        """Give a folder to the servers' user."""
+        self._account.own(str(folder))
 
     def close(self) -> None:
         """Stop what still runs."""

@@ -21,6 +21,8 @@ from soniq.errors import SoniqError
 from .application import TASKS, app, ledger
 
 BULK = 10
+PATIENCE = 5.0
+"""Seconds a caller of ours has for its transaction."""
 LONGEST = "SONIQ_CHAOS_LONGEST"
 """The variable that says how many seconds the longest of the usual jobs takes."""
 
@@ -62,10 +64,10 @@ class Share:
             ledger.note("ack", key=key, job=job)
         self.acknowledged += len(keys)
 
-    def failed(self, keys: Sequence[str], error: BaseException) -> None:
+    def failed(self, keys: Sequence[str], error: BaseException, seconds: float) -> None:
         for key in keys:
             said = f"{type(error).__name__}: {error}"
-            ledger.note("unknown", key=key, error=said)
+            ledger.note("unknown", key=key, error=said, seconds=seconds)
 
 
 async def one_by_one(share: Share) -> None:
@@ -103,12 +105,13 @@ async def in_transactions(share: Share) -> None:
         task, args = share.draw()
 
         async def order(task: Any = task, args: dict[str, Any] = args) -> list[str]:
-            if not connection:
-                url = app.settings.database_url or ""
-                connection.append(await psycopg.AsyncConnection.connect(url, connect_timeout=10))
-            async with connection[0].transaction():
-                await connection[0].execute("INSERT INTO orders VALUES (%s)", (args["key"],))
-                return await _one(task, args, connection[0])
+            with anyio.fail_after(PATIENCE):  # psycopg by itself waits for ever
+                if not connection:
+                    url = app.settings.database_url or ""
+                    connection.append(await psycopg.AsyncConnection.connect(url, connect_timeout=2))
+                async with connection[0].transaction():
+                    await connection[0].execute("INSERT INTO orders VALUES (%s)", (args["key"],))
+                    return await _one(task, args, connection[0])
 
         if not await _attempt(share, [args["key"]], order):
             while connection:
@@ -124,10 +127,11 @@ async def from_sync_code(share: Share) -> None:
         while not share.complete:
             time.sleep(share.pause())
             task, args = share.draw()
+            began = time.monotonic()
             try:
                 share.noted([args["key"]], [app.sync.enqueue(task.name, args=args)])
             except (SoniqError, psycopg.Error) as error:
-                share.failed([args["key"]], error)
+                share.failed([args["key"]], error, time.monotonic() - began)
                 time.sleep(0.05)
 
     await anyio.to_thread.run_sync(produce)
@@ -139,9 +143,8 @@ async def _attempt(
     began = time.monotonic()
     try:
         share.noted(keys, await enqueue())
-    except (SoniqError, psycopg.Error) as error:
-        share.failed(keys, error)
-        ledger.note("waited", seconds=time.monotonic() - began, error=type(error).__name__)
+    except (SoniqError, psycopg.Error, TimeoutError) as error:
+        share.failed(keys, error, time.monotonic() - began)
         await anyio.sleep(0.05)
         return False
     return True

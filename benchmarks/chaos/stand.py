@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,11 @@ class Hand:
 
     async def ended(self, seconds: float) -> int:
         """Wait for its end; answer its exit code."""
-        return await until(self.process.poll, seconds, f"process {self.pid} ended")
+        try:
+            return await until(self.process.poll, seconds, f"process {self.pid} ended")
+        except Unsettled as error:
+            said = "\n    ".join(self.log.read_text(errors="replace").splitlines()[-20:])
+            raise Unsettled(f"{error}; it said:\n    {said}") from None
 
     def said(self) -> list[str]:
         """The messages of its log."""
@@ -79,6 +83,7 @@ class Stand:
     Attributes:
         url: The database, for workers and producers.
         server: Where that is; the account is taken there.
+        afterwards: What to do when everything was stopped.
     """
 
     def __init__(self, site: Site, jobs: int, seconds: float, folder: Path) -> None:
@@ -88,6 +93,7 @@ class Stand:
         self.url = self.server.url()
         self.problems: list[str] = []
         self.hands: list[Hand] = []
+        self.afterwards = ExitStack()
 
     # -- processes
 
@@ -199,7 +205,7 @@ class Stand:
         records = [Record(*row) for row in await self.ask(account.ROWS)]
         orders = [key for (key,) in await self.ask(account.ORDERS)]
         taken = account.balance(self.book(), records, orders)
-        taken.problems += self.problems
+        taken.problems[:0] = self.problems
         return taken
 
     def close(self) -> None:
@@ -209,6 +215,7 @@ class Stand:
                 hand.process.kill()
                 hand.process.wait()
         self.server.stop(signal.SIGQUIT)
+        self.afterwards.close()
 
 
 async def until(

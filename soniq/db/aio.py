@@ -179,7 +179,7 @@ class Database:
         try:
             yield connection
         except (ReadOnlyServer, psycopg.errors.ReadOnlySqlTransaction):
-            await connection.close()  # its server was demoted, perhaps: see hosts.py
+            await connection.close()  # its server was demoted, perhaps: see psycopg_hosts.py
             raise
         finally:
             await pool.give_back(connection)

@@ -156,7 +156,7 @@ class Database:
         try:
             yield connection
         except (ReadOnlyServer, psycopg.errors.ReadOnlySqlTransaction):
-            connection.pgconn.finish()  # its server was demoted, perhaps: see hosts.py
+            connection.pgconn.finish()  # its server was demoted, perhaps: see psycopg_hosts.py
             raise
         finally:
             pool.give_back(connection)

@@ -65,6 +65,12 @@ def test_a_handed_back_run_must_not_have_spent_an_attempt() -> None:
     assert len(taken(lines, replace(TWICE, result=[1, 2], attempt=1)).problems) == 2
 
 
+@pytest.mark.parametrize("how", ["fail", None])
+def test_an_effect_that_was_committed_ends_its_job_whatever_its_handler_came_to(how: Any) -> None:
+    effect = replace(ONCE, task="note_effect", result=None, effects=1)
+    assert taken([ACK, *ran(A, 1, 1, how)], effect).problems == []
+
+
 PROBLEMS: dict[str, tuple[list[dict[str, Any]], list[Record], str]] = {
     "lost": ([ACK], [], "lost"),
     "never enqueued": (ran(A, 1, 1), [ONCE], "nobody enqueued"),
