@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import uuid4
 
 import anyio
@@ -25,7 +26,9 @@ class Bench:
 
     Attributes:
         id: The worker's id, a UUID.
+        hands: Held by whoever takes from `ready`, for threads do too.
         ready: Claimed jobs that wait for a slot, in order.
+        low: As few as that in `ready`, and more are wanted.
         running: Attempts that run, by job id and number: a thread that will not end may still be at
             an attempt when this worker claims the next one of the same job.
         ended: Attempts whose endings are not yet written, each with its ending.
@@ -34,6 +37,8 @@ class Bench:
         idle: Whether the database was told that a notification would be of use.
         listening: Whether notifications arrive.
         hints: Queues that a notification named; `*` is any.
+        uncertain: The database may hold jobs for this worker that the worker does not know of.
+        leading: Whether this worker does the upkeep.
         finished: Attempts ended so far.
     """
 
@@ -43,7 +48,9 @@ class Bench:
         self.settings = settings
         self.hooks = hooks
         self.bus = bus
+        self.hands = threading.Lock()
         self.ready: deque[Claimed] = deque()
+        self.low = 0
         self.running: dict[tuple[str, int], Attempt] = {}
         self.ended: list[tuple[Claimed, Attempt | None, Ending]] = []
         self.writing: Sequence[tuple[Claimed, Attempt | None, Ending]] = ()
@@ -51,6 +58,8 @@ class Bench:
         self.idle = False
         self.listening = False
         self.hints: set[str] = set()
+        self.uncertain = False
+        self.leading = False
         self.finished = 0
         self.fed_at = time.monotonic()
         self.wake_fetch = Bell()
@@ -79,11 +88,9 @@ class Bench:
     def known(self) -> list[str]:
         """List the ids of all jobs this worker knows it holds."""
         unwritten = [*self.ended, *self.writing]
-        return [
-            *(job.id for job in self.ready),
-            *(job_id for job_id, _ in self.running),
-            *(job.id for job, _, _ in unwritten),
-        ]
+        with self.hands:
+            held = [job.id for job in self.ready] + [job_id for job_id, _ in list(self.running)]
+        return held + [job.id for job, _, _ in unwritten]
 
     def hear(self, queue: str) -> None:
         """Take in that there may be work in a queue; `*` is any."""
@@ -101,7 +108,7 @@ class Bench:
 
     async def next_job(self) -> Claimed:
         """Take the next ready job, waiting for one."""
-        while not self.ready:
+        while (job := self._take()) is None:
             awake = anyio.Event()
             self._sleepers.append(awake)
             self.wake_fetch.ring()
@@ -110,10 +117,21 @@ class Bench:
             finally:
                 if not awake.is_set():
                     self._sleepers.remove(awake)
-        job = self.ready.popleft()
-        if not self.ready:
+        if len(self.ready) == self.low:
             self.wake_fetch.ring()
         return job
+
+    def _take(self) -> Claimed | None:
+        with self.hands:
+            return self.ready.popleft() if self.ready else None
+
+    def remove(self, unwanted: Callable[[Claimed], bool]) -> list[Claimed]:
+        """Take some ready jobs from the bench; answer them."""
+        with self.hands:
+            removed = [job for job in self.ready if unwanted(job)]
+            for job in removed:
+                self.ready.remove(job)
+        return removed
 
     def end(self, job: Claimed, attempt: Attempt | None, ending: Ending) -> None:
         """Put an ending down to be written."""
@@ -122,16 +140,15 @@ class Bench:
 
     def hand_back(self) -> None:
         """Give every ready job back; the attempts do not count."""
-        while self.ready:
-            self.end(self.ready.popleft(), None, Interrupted())
+        while (job := self._take()) is not None:
+            self.end(job, None, Interrupted())
 
     def cancel(self, job_id: str) -> None:
         """Stop a job that somebody cancelled, whether it runs or waits for a slot."""
         for attempt in list(self.running.values()):
             if attempt.job.id == job_id:
                 attempt.stop(Why.CANCEL)
-        for job in [job for job in self.ready if job.id == job_id]:
-            self.ready.remove(job)
+        for job in self.remove(lambda job: job.id == job_id):
             self.end(job, None, CancelAsked())
 
     def stop_running(self, why: Why) -> None:

@@ -31,6 +31,7 @@ from ..job.record import Claimed
 from .attempt import Attempt, Why, kept
 from .bench import Bench
 from .calls import Calls, reraised_if_cancelled
+from .crew import Crew
 from .processes import Processes
 from .threads import Threads
 from .transaction import Lender
@@ -53,12 +54,16 @@ class Executor:
         settings = bench.settings
         self._threads = Threads(settings.threads or settings.concurrency)
         self._processes = Processes(bench, lender.worker_id)
+        self._crew = Crew(
+            bench, self._threads, begin=self._begin_in_crew, run=self._run_in_crew, end=self._end
+        )
         self._cancelled: type[BaseException] = Exception
         self._looks_at = float("inf")
 
     async def run(self) -> None:
         """Run until cancelled."""
         self._cancelled = anyio.get_cancelled_exc_class()
+        self._threads.open()
         try:
             async with anyio.create_task_group() as runners:
                 for _ in range(self._bench.settings.concurrency):
@@ -69,7 +74,7 @@ class Executor:
 
     def leave_threads(self) -> None:
         """Stop waiting for threads that do not end; nothing is written about their jobs."""
-        for attempt in self._bench.running.values():
+        for attempt in list(self._bench.running.values()):
             attempt.left = True
             if attempt.scope is not None:
                 attempt.scope.shield = False
@@ -85,7 +90,11 @@ class Executor:
             turn_began = time.monotonic()
             while copy_context() == clean and not scope.cancel_called:
                 waits = not self._bench.ready
-                cut = self._begin(await self._bench.next_job(), scope)
+                job = await self._bench.next_job()
+                if self._crew.takes(job):
+                    await self._crew.work(job)
+                    continue
+                cut = self._begin(job, scope)
                 ending = await self._ending(cut)
                 self._end(cut, ending)
                 cut = None
@@ -106,16 +115,46 @@ class Executor:
         clean.run(runners.start_soon, self._runner, runners)
 
     def _begin(self, job: Claimed, scope: CancelScope) -> Attempt:
-        bench = self._bench
-        task = bench.registry.get(job.task)
-        attempt = Attempt(job, task, self._lender, self._timeout(job, task.defaults))
+        attempt = self._attempt(job)
         attempt.scope = None if attempt.threaded else scope
-        bench.running[job.id, job.attempt] = attempt
-        if attempt.deadline is not None and attempt.deadline < self._looks_at:
-            bench.wake_watchdog.ring()
-        if bench.bus.wants(JobStarted):
-            bench.bus.emit(JobStarted(job.id, job.task, job.queue, job.attempt))
+        if self._is_due_first(attempt):
+            self._bench.wake_watchdog.ring()
+        if self._bench.bus.wants(JobStarted):
+            self._say_started(job)
         return attempt
+
+    def _say_started(self, job: Claimed) -> None:
+        self._bench.bus.emit(JobStarted(job.id, job.task, job.queue, job.attempt))
+
+    def _attempt(self, job: Claimed) -> Attempt:
+        task = self._bench.registry.get(job.task)
+        attempt = Attempt(job, task, self._lender, self._timeout(job, task.defaults))
+        self._bench.running[job.id, job.attempt] = attempt
+        return attempt
+
+    def _is_due_first(self, attempt: Attempt) -> bool:
+        """Tell whether the watchdog must be woken, because it would look too late."""
+        if attempt.deadline is None or attempt.deadline >= self._looks_at:
+            return False
+        self._looks_at = attempt.deadline
+        return True
+
+    def _begin_in_crew(self, job: Claimed, scope: CancelScope) -> Attempt:
+        attempt = self._attempt(job)
+        attempt.scope = scope
+        if self._is_due_first(attempt):
+            self._threads.soon(self._bench.wake_watchdog.ring)
+        if self._bench.bus.wants(JobStarted):
+            self._threads.soon(partial(self._say_started, job))
+        return attempt
+
+    def _run_in_crew(self, attempt: Attempt) -> Ending:
+        try:
+            args, kwargs = attempt.arguments()
+            result = self._calls.in_thread(attempt, args, kwargs)
+            return self._after(attempt, self._kept(attempt, result))
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
+            return self._failure(attempt, error, told=attempt.why is not None)
 
     def _end(self, attempt: Attempt, ending: Ending) -> None:
         bench = self._bench
@@ -163,6 +202,9 @@ class Executor:
             result = await attempt.task.function(*args, **kwargs)
         else:
             result = await self._calls.on_loop(attempt, args, kwargs)
+        return self._kept(attempt, result)
+
+    def _kept(self, attempt: Attempt, result: object) -> str | None:
         return kept(attempt.job.task, result, self._bench.settings.max_payload_bytes)
 
     async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
@@ -179,16 +221,19 @@ class Executor:
         return Returned(result)
 
     async def _failed(self, attempt: Attempt, error: BaseException) -> Ending:
-        if attempt.written:
-            return self._after(attempt, None)
-        # What fails because it was told to stop has not failed: a shutdown costs no attempt.
         told = attempt.why is not None or anyio.current_effective_deadline() == float("-inf")
-        obeys = attempt.why is Why.TIMEOUT or not isinstance(error, Signal)
-        ending = _stopped(attempt) if told and obeys else Raised(error)
+        ending = self._failure(attempt, error, told=told)
         if isinstance(ending, TimedOut | Raised) and not isinstance(error, Signal):
             with CancelScope(shield=True):
                 await self._calls.failed(attempt, error)
         return ending
+
+    def _failure(self, attempt: Attempt, error: BaseException, *, told: bool) -> Ending:
+        if attempt.written:
+            return self._after(attempt, None)
+        # What fails because it was told to stop has not failed: a shutdown costs no attempt.
+        obeys = attempt.why is Why.TIMEOUT or not isinstance(error, Signal)
+        return _stopped(attempt) if told and obeys else Raised(error)
 
     # -- deadlines
 
@@ -204,7 +249,7 @@ class Executor:
                     self._out_of_time(attempt, now)
             pending = [
                 attempt.deadline
-                for attempt in self._bench.running.values()
+                for attempt in list(self._bench.running.values())
                 if attempt.deadline is not None and attempt.why is None
             ]
             self._looks_at = min(pending, default=float("inf"))

@@ -89,7 +89,12 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         began = time.monotonic()
-        await self._ask(workers.beat(self._sign()))
+        (new,) = await self._ask(workers.beat(self._sign()))
+        if new:
+            # The server crashed, or another took over from it, and forgot who is alive. It may have
+            # forgotten as well that jobs were done, if their endings did not wait for the disk.
+            self._bench.uncertain = True
+            self._bench.hear("*")
         self._last, self._fenced = began, False
         await self._check_leases()
 
@@ -100,8 +105,9 @@ class Heartbeat:
     async def _check_leases(self) -> None:
         """Stop attempts that others hold by now, and those somebody cancelled."""
         bench = self._bench
-        running, ready = list(bench.running.values()), set(bench.ready)
-        asked = [attempt.job.id for attempt in running] + [job.id for job in ready]
+        with bench.hands:
+            running, ready = list(bench.running.values()), {job.id for job in bench.ready}
+        asked = [*(attempt.job.id for attempt in running), *ready]
         if not asked:
             return
         held = dict(await self._ask(workers.held(bench.id, asked)))
@@ -111,9 +117,9 @@ class Heartbeat:
         for job_id, cancelled in held.items():
             if cancelled:
                 bench.cancel(job_id)
-        lost = {job for job in ready if job.id not in held}
-        for job in [job for job in bench.ready if job in lost]:
-            bench.ready.remove(job)
+        lost = ready - held.keys()
+        if lost:
+            bench.remove(lambda job: job.id in lost)
 
     def _sign(self) -> Sign:
         bench = self._bench

@@ -48,12 +48,19 @@ class Leader:
 
     async def _serve(self) -> None:
         """Run the duties side by side, renewing the lease; end when it cannot be renewed."""
+        self._bench.leading = True
+        try:
+            await self._serve_while_leading()
+        finally:
+            self._bench.leading = False
+
+    async def _serve_while_leading(self) -> None:
         async with anyio.create_task_group() as duties:
             for duty in self._duties:
                 duties.start_soon(self._steadily, duty)
             renewed = time.monotonic()
             while time.monotonic() - renewed < self._lease:
-                await anyio.sleep(self._lease / 3)
+                await anyio.sleep(self._lease / 2)
                 if await self._lead():
                     renewed = time.monotonic()
             duties.cancel_scope.cancel()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -33,6 +34,12 @@ class _Call:
         self.result: Any = None
         self.error: BaseException | None = None
 
+    def run(self) -> None:
+        try:
+            self.result = self.context.run(self.function)
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            self.error = error
+
 
 class Threads:
     """At most so many threads, for one event loop.
@@ -44,19 +51,21 @@ class Threads:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._ended: deque[_Call] = deque()
+        self._news: deque[Callable[[], object]] = deque()
         self._started = 0
         self._busy = 0
         self._woken = False
         self._soon: Callable[[Callable[[], None]], object] | None = None
+
+    def open(self) -> None:
+        """Belong to the event loop that runs this."""
+        self._soon = _from_other_threads()
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Call a function in a thread, in a copy of this task's context; answer what it returns.
 
         If the wait is cancelled, the thread is left behind: nobody can stop it.
         """
-        if self._soon is None:
-            self._soon = _from_other_threads()
         call = _Call(copy_context(), function)
         self._busy += 1
         if self._busy > self._started < self._limit:
@@ -74,25 +83,29 @@ class Threads:
         for _ in range(self._started):
             self._calls.put(None)
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have a function called in the loop, from one of these threads; it must not raise."""
+        self._news.append(function)
+        if not self._woken and self._soon is not None:
+            self._woken = True
+            # The loop may be gone: this thread was left behind.
+            with suppress(Exception):
+                self._soon(self._deliver)
+
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            try:
-                call.result = call.context.run(call.function)
-            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-                call.error = error
-            self._ended.append(call)
-            if not self._woken and self._soon is not None:
-                self._woken = True
-                # The loop may be gone: this thread was left behind.
-                with suppress(Exception):
-                    self._soon(self._deliver)
+            call.run()
+            self.soon(partial(self._free, call))
+
+    def _free(self, call: _Call) -> None:
+        self._busy -= 1
+        call.ended.set()
 
     def _deliver(self) -> None:
-        # First, so that a call which ends from now on wakes the loop again.
+        # First, so that what comes from now on wakes the loop again.
         self._woken = False
-        while self._ended:
-            self._busy -= 1
-            self._ended.popleft().ended.set()
+        while self._news:
+            self._news.popleft()()
 
 
 def _from_other_threads() -> Callable[[Callable[[], None]], object]:

@@ -162,7 +162,7 @@ class Worker:
                 self.stop()
             await bench.wake_phase.wait(self._next_change())
             self._advance()
-        left = [job_id for job_id, _ in bench.running]
+        left = [job_id for job_id, _ in list(bench.running)]
         executor.leave_threads()
         with anyio.move_on_after(FLUSH_SECONDS):
             while bench.ready or bench.ended or bench.writing or not fetcher.ended:
