@@ -32,13 +32,13 @@ HELD = """
     SELECT CAST(id AS text), cancel_requested FROM {soniq}.jobs
     WHERE id = ANY (CAST(%(ids)s AS uuid[])) AND worker_id = CAST(%(worker)s AS uuid)"""
 
-WATCH = "INSERT INTO {soniq}.watch DEFAULT VALUES ON CONFLICT (single) DO NOTHING"
-
 # Two tables are unlogged: after a crash of the server both are empty, and the watch starts anew, so
 # nobody alive is robbed. A row lock reads the newest version of its row, while the look for a live
 # worker is not repeated; so `t` keeps only jobs that are still the lost worker's.
 RESCUE = f"""
-    WITH live AS (
+    WITH watching AS (
+        INSERT INTO {{soniq}}.watch DEFAULT VALUES ON CONFLICT (single) DO NOTHING),
+    live AS (
         SELECT id FROM {{soniq}}.workers WHERE seen_at > statement_timestamp()
             - make_interval(secs => CAST(%(timeout)s AS double precision))),
     locked AS MATERIALIZED (
@@ -163,13 +163,11 @@ def held(worker_id: str, ids: Sequence[str]) -> Query[tuple[str, bool]]:
     return Query(HELD, params, lambda row: (str(row[0]), bool(row[1])))
 
 
-def watch() -> Query[None]:
-    """Start watching for dead workers, unless somebody has."""
-    return Query(WATCH)
-
-
 def rescue(timeout_seconds: float, notify: str) -> Query[Rescued]:
-    """Give up to a thousand jobs of silent workers back, or bury those without attempts left."""
+    """Give up to a thousand jobs of silent workers back, or bury those without attempts left.
+
+    The first look ever, or since a crash of the server, only starts the watch.
+    """
     params = {"timeout": timeout_seconds, "notify": notify}
     return Query(RESCUE, params, lambda row: Rescued(*row[:6]))
 

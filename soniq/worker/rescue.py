@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio
 
 from ..db.aio import Session
@@ -25,21 +27,20 @@ class Rescuer:
             DatabaseError: For whoever leads to handle.
         """
         settings = self._bench.settings
-        await self._session.run(workers.watch().__iter__)
+        timeout = settings.heartbeat_timeout
+        tidied = time.monotonic()
         while True:
-            rescued = await self._session.run(
-                workers.rescue(settings.heartbeat_timeout, settings.notify).__iter__
-            )
+            rescue = workers.rescue(timeout, settings.notify)
+            rescued = await self._session.run(rescue.__iter__)
             for job in rescued:
                 self._tell(job)
             if rescued:
                 self._bench.hear("*")
+            if time.monotonic() - tidied > timeout:
+                await self._session.run(workers.forget_silent(timeout * 2).__iter__)
+                tidied = time.monotonic()
             if len(rescued) < 1000:
-                await self._session.run(
-                    workers.forget_silent(settings.heartbeat_timeout * 2).__iter__
-                )
-                await self._session.run(workers.watch().__iter__)
-                await anyio.sleep(min(settings.heartbeat_timeout / 6, 5.0))
+                await anyio.sleep(min(timeout / 5, 6.0))
 
     def _tell(self, job: Rescued) -> None:
         about = (job.id, job.task, job.queue, job.attempt)

@@ -64,6 +64,13 @@ class Desk:
         self.ask(workers.beat(given))
         return given.id
 
+    def watch_since_an_hour(self) -> None:
+        """Have the watch for silent workers begun long enough ago."""
+        self.sql(
+            """INSERT INTO {soniq}.watch (since) VALUES (now() - interval '1 hour')
+               ON CONFLICT (single) DO UPDATE SET since = excluded.since"""
+        )
+
     def claim(self, worker: str, number: int = 1, queue: str = "default") -> list[Claimed]:
         """Claim from one queue."""
         jobs: list[Claimed] = self.ask(claims.claim(worker, {queue: number}, ["task"]))

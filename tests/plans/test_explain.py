@@ -70,8 +70,7 @@ def _filled(desk: Desk, statistics: str) -> None:
     desk.sql(_HISTORY)
     if statistics == "right":
         desk.sql("VACUUM ANALYZE {soniq}.jobs")
-    desk.ask(workers.watch())
-    desk.sql("UPDATE {soniq}.watch SET since = since - interval '1 hour'")
+    desk.watch_since_an_hour()
     desk.worker(id=MINE)
     desk.sql("SET jit = off")
 
@@ -128,6 +127,10 @@ def _of(steps: Any) -> Query[Any]:
 # Each with the most 8 kB blocks it may touch; the table has about 1,500, its indexes as many.
 HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
     "claim 1": (lambda _: claims.claim(MINE, {"deep": 1}, ["task"]), 60),
+    "claim ahead": (
+        lambda _: claims.claim(MINE, {"deep": 100}, ["task"], slots=10, most_bytes=10**7),
+        3000,
+    ),
     "claim 100": (lambda _: claims.claim(MINE, {"deep": 80, "z": 20}, ["task", "b"]), 3000),
     "finish 1": (lambda d: endings.finish(MINE, _held(d, 1), [1], ["1"]), 60),
     "finish 100": (lambda d: endings.finish(MINE, _held(d, 100), [1] * 100, ["1"] * 100), 2500),

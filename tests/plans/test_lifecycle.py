@@ -50,8 +50,7 @@ def _put(desk: Desk, state: JobStatus, *, attempts: int = 4) -> str:
 def _rescue(desk: Desk, job_id: str, *, cancel: bool = False) -> None:
     if cancel:
         desk.ask(jobs.cancel(job_id, "always"))
-    desk.ask(workers.watch())
-    desk.sql("UPDATE {soniq}.watch SET since = since - interval '1 hour'")
+    desk.watch_since_an_hour()
     desk.ask(workers.rescue(30, "off"))
 
 

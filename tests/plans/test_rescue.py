@@ -18,8 +18,7 @@ TIMEOUT = 30.0
 
 def watched(desk: Desk) -> None:
     """Have the watch begun long enough ago."""
-    desk.ask(workers.watch())
-    desk.sql("UPDATE {soniq}.watch SET since = since - interval '1 hour'")
+    desk.watch_since_an_hour()
 
 
 def silenced(desk: Desk, worker: str) -> None:
@@ -118,9 +117,8 @@ def test_after_a_crash_of_the_server_nobody_is_robbed_before_everybody_could_rep
     watch.claim(watch.worker())
     watch.sql("TRUNCATE {soniq}.workers, {soniq}.watch")
     assert watch.ask(workers.rescue(TIMEOUT, "off")) == []
-    watch.ask(workers.watch())
+    # A second look does not start the time anew, nor end it.
     assert watch.ask(workers.rescue(TIMEOUT, "off")) == []
-    watch.ask(workers.watch())  # a second look does not start the time anew, nor end it
     watch.sql("UPDATE {soniq}.watch SET since = since - interval '29 seconds'")
     assert watch.ask(workers.rescue(TIMEOUT, "off")) == []
     watch.sql("UPDATE {soniq}.watch SET since = since - interval '2 seconds'")
