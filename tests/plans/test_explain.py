@@ -1,5 +1,7 @@
 """The hot statements use their index at 50,000 rows, whatever the statistics say.
 
+And no less at 1,000,000, where they may read no more: `pytest -m slow tests/plans/test_explain.py`.
+
 Statistics of a queue are always wrong: it was full when they were taken and is empty now, or the
 other way about. So each plan is looked at under statistics wrong in both directions, with and
 without the values known to the planner, and what it really read is counted.
@@ -22,40 +24,46 @@ from soniq.store.endings import Told
 from .desk import Desk, new_job
 from .test_statements import numbered
 
-ROWS = 50_000
+MANY = 1_000_000
 MINE = "8e5dd1a9-5a4b-4c2e-9d35-5f0f5c1ec0de"
 SILENT = "0b0d3c6e-64b5-4d0b-a7a4-6c4f6a5dd0ff"
 
 # Nine in ten lie in one deep queue.
-_FILL = f"""
-    INSERT INTO {{soniq}}.jobs (id, task, queue, state, scheduled_at, priority)
-    SELECT {{soniq}}.uuid7(), 'task',
+_FILL = """
+    INSERT INTO {soniq}.jobs (id, task, queue, state, scheduled_at, priority)
+    SELECT {soniq}.uuid7(), 'task',
         CASE WHEN n %% 10 > 0 THEN 'deep' WHEN n %% 20 = 0 THEN 'a' ELSE 'z' END, %s,
         statement_timestamp() + n * interval '1 ms' - interval '1 hour', 100
-    FROM generate_series(1, {ROWS}) AS n"""
+    FROM generate_series(1, %s) AS n"""
 
-# What runs: 500 jobs of this worker and 500 of one that fell silent; what waits: 2,000.
+# What runs: 500 jobs of this worker and 500 of one that fell silent; what is due: 200.
 _SETTLE = """
-    WITH n AS (SELECT id, row_number() OVER (ORDER BY scheduled_at, id) AS n FROM {soniq}.jobs)
+    WITH n AS (
+        SELECT id, n, n % {part} = 1 AS mine, n % {part} = {part} / 2 + 1 AS silent,
+               n % 25 = 2 AS later
+        FROM (SELECT id, row_number() OVER (ORDER BY scheduled_at, id) AS n
+              FROM {soniq}.jobs) AS numbered)
     UPDATE {soniq}.jobs j SET
-        state = CASE WHEN n % 50 = 1 THEN 'processing'
-                     WHEN n % 25 = 2 THEN 'scheduled' ELSE 'queued' END,
-        scheduled_at = CASE WHEN n % 25 = 2 AND n > 5000
+        state = CASE WHEN mine OR silent THEN 'processing'
+                     WHEN later THEN 'scheduled' ELSE 'queued' END,
+        scheduled_at = CASE WHEN later AND n > 5000
                             THEN statement_timestamp() + interval '1 hour' ELSE scheduled_at END,
-        attempt = CASE WHEN n % 50 = 1 THEN 1 ELSE 0 END,
-        worker_id = CASE WHEN n % 100 = 1 THEN CAST('{mine}' AS uuid)
-                         WHEN n % 100 = 51 THEN CAST('{silent}' AS uuid) END
-    FROM n WHERE n.id = j.id""".replace("{mine}", MINE).replace("{silent}", SILENT)
+        attempt = CASE WHEN mine OR silent THEN 1 ELSE 0 END,
+        worker_id = CASE WHEN mine THEN CAST('{mine}' AS uuid)
+                         WHEN silent THEN CAST('{silent}' AS uuid) END
+    FROM n WHERE n.id = j.id AND (mine OR silent OR later OR j.state <> 'queued')""".replace(
+    "{mine}", MINE
+).replace("{silent}", SILENT)
 
-_HISTORY = f"""
-    INSERT INTO {{soniq}}.history (id, task, queue, args, state, priority, attempt, max_attempts,
+_HISTORY = """
+    INSERT INTO {soniq}.history (id, task, queue, args, state, priority, attempt, max_attempts,
                                    scheduled_at, created_at, finished_at)
-    SELECT {{soniq}}.uuid7(), 'task', 'deep', '{{}}', 'done', 100, 1, 4, now(), now(),
+    SELECT {soniq}.uuid7(), 'task', 'deep', '{}', 'done', 100, 1, 4, now(), now(),
         statement_timestamp() - n * interval '1 ms'
-    FROM generate_series(1, {ROWS}) AS n"""
+    FROM generate_series(1, %s) AS n"""
 
 
-def _filled(desk: Desk, statistics: str) -> None:
+def _filled(desk: Desk, statistics: str, rows: int) -> None:
     desk.sql("ALTER TABLE {soniq}.jobs SET (autovacuum_enabled = false)")
     if statistics == "taken while empty":
         desk.sql("ANALYZE {soniq}.jobs")
@@ -63,11 +71,12 @@ def _filled(desk: Desk, statistics: str) -> None:
         desk.enqueue()
         desk.sql("ANALYZE {soniq}.jobs")
         desk.sql("DELETE FROM {soniq}.jobs")
-    desk.sql(_FILL, "scheduled" if statistics == "taken while none was queued" else "queued")
+    state = "scheduled" if statistics == "taken while none was queued" else "queued"
+    desk.sql(_FILL, state, rows)
     if statistics in {"taken while all was queued", "taken while none was queued"}:
         desk.sql("ANALYZE {soniq}.jobs")
-    desk.sql(_SETTLE)
-    desk.sql(_HISTORY)
+    desk.sql(_SETTLE.replace("{part}", str(rows // 500)))
+    desk.sql(_HISTORY, rows)
     if statistics == "right":
         desk.sql("VACUUM ANALYZE {soniq}.jobs")
     desk.watch_since_an_hour()
@@ -75,16 +84,26 @@ def _filled(desk: Desk, statistics: str) -> None:
     desk.sql("SET jit = off")
 
 
+STATISTICS = (
+    "right",
+    "taken while all was queued",
+    "taken while none was queued",
+    "taken while empty",
+    "taken while one row was there",
+    "never taken",
+)
+
+
 @pytest.fixture(
     scope="module",
     params=[
-        "right",
-        "taken while all was queued",
-        "taken while none was queued",
-        "taken while empty",
-        "taken while one row was there",
-        "never taken",
+        *((statistics, 50_000) for statistics in STATISTICS),
+        *(
+            pytest.param((statistics, MANY), marks=[pytest.mark.slow, pytest.mark.timeout(600)])
+            for statistics in ("right", "taken while all was queued")
+        ),
     ],
+    ids=lambda given: f"{given[0]}, {given[1]:,} rows",
 )
 def full(
     request: pytest.FixtureRequest,
@@ -92,9 +111,9 @@ def full(
     migrated_template: str,
     keeper: psycopg.Connection[Any],
 ) -> Iterator[Desk]:
-    """A desk at a database with 50,000 live jobs and as many finished ones."""
+    """A desk at a database with so many live jobs and as many finished ones."""
     desk = Desk(make_database(migrated_template))
-    _filled(desk, request.param)
+    _filled(desk, *request.param)
     yield desk
     name = desk.connection.info.dbname
     desk.connection.close()
