@@ -92,8 +92,6 @@ def _left(target: Target, name: str) -> list[Row]:
     target.vacuum()
     kept, shrunk = target.dead_rows(), target.megabytes()
     return [
-        Row(
-            f"  dead rows after a vacuum, and before, {name}", "", kept, dead, (most(1000),)
-        ),
+        Row(f"  dead rows after a vacuum, and before, {name}", "", kept, dead, (most(1000),)),
         Row(f"  live jobs' size after it, and before, {name}", "MB", shrunk, size),
     ]

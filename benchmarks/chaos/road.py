@@ -16,6 +16,34 @@ from typing import Self
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
+class _Messages:
+    """What one client sends, cut into messages.
+
+    Source: "Message Formats", PostgreSQL documentation. The first message has no type; the others
+    have a letter, and then all have their length, itself included.
+
+    Attributes:
+        trips: How many of them make the client wait for an answer: Query and Sync.
+    """
+
+    def __init__(self) -> None:
+        self.trips = 0
+        self._rest = b""
+        self._type_bytes = 0
+
+    def take(self, data: bytes) -> None:
+        """Read on."""
+        self._rest += data
+        while len(self._rest) >= self._type_bytes + 4:
+            head = self._type_bytes
+            end = head + int.from_bytes(self._rest[head : head + 4])
+            if len(self._rest) < end:
+                break
+            self.trips += self._rest[:head] in {b"Q", b"S"}
+            self._rest = self._rest[end:]
+            self._type_bytes = 1
+
+
 class _Line:
     """One connection that travels the road."""
 
@@ -44,6 +72,12 @@ class Road:
         self._open.set()
         self._swallows = False
         self._lines: set[_Line] = set()
+        self._sent: list[_Messages] = []
+
+    @property
+    def trips(self) -> int:
+        """How often clients asked the server and waited; a pipeline of queries counts once."""
+        return sum(messages.trips for messages in self._sent)
 
     def block(self) -> None:
         """Let nothing pass in either direction; every connection stays up, and nothing is lost."""
@@ -101,7 +135,8 @@ class Road:
             line = _Line(client, server)
             line.deaf = self._swallows
             self._lines.add(line)
-            self._beside(self._carry, client, server, line)
+            self._sent.append(_Messages())
+            self._beside(self._carry, client, server, line, self._sent[-1])
             self._beside(self._carry, server, client, line)
 
     def _dialled(self) -> socket.socket:
@@ -116,10 +151,18 @@ class Road:
             raise
         return made
 
-    def _carry(self, source: socket.socket, target: socket.socket, line: _Line) -> None:
+    def _carry(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        line: _Line,
+        messages: _Messages | None = None,
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self._open.wait()
+                if messages is not None:
+                    messages.take(data)
                 if self.delay:
                     time.sleep(self.delay)
                 if not line.deaf:
