@@ -30,7 +30,7 @@ from ..job.task import Task
 from . import processes
 from .attempt import Attempt, kept
 from .calls import Calls
-from .parcels import Answer, Setup, pack, receive, send
+from .parcels import BEGUN, Answer, Setup, pack, receive, send
 from .transaction import Lender
 
 
@@ -46,8 +46,9 @@ def main() -> None:
         except BaseException as error:  # noqa: BLE001 - the worker says it
             send(answers_pipe, Answer(error=pack(error)))
             return
-        send(answers_pipe, Answer())
+        send(answers_pipe, BEGUN)
         while (job := orders.next()) is not None:
+            send(answers_pipe, BEGUN)
             send(answers_pipe, bench.run(job))
 
 

@@ -76,6 +76,9 @@ class Answer:
     worn: bool = False
 
 
+BEGUN = Answer()
+"""The child is ready, or has begun the job: from now on its death is the job's."""
+
 # -- carrying
 
 

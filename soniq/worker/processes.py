@@ -22,13 +22,15 @@ from typing import Any
 
 import anyio
 from anyio.abc import Process
+from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..db.connection import on_trio
 from ..errors import ProcessLost, SettingsError, UsageError
+from ..job.record import Claimed
 from ..job.task import real_module
 from ..settings import Settings
-from .attempt import Attempt
+from .attempt import Attempt, Why
 from .bench import Bench
 from .parcels import Answer, Setup, receive_async, unpack, wrapped
 
@@ -67,11 +69,14 @@ class Processes:
             BaseException: Whatever the handler raised.
         """
         async with self._slots:
-            child = await self._take()
+            if self._bench.draining:  # it has not begun, and so goes back
+                attempt.stop(Why.SHUTDOWN)
+                await checkpoint()
+            child = await self._take(attempt.job)
             try:
                 attempt.start_clock()
                 self._bench.wake_watchdog.ring()
-                answer = await child.ask(attempt.job)
+                answer = await child.answer()
             except BaseException:
                 await child.kill()
                 raise
@@ -88,13 +93,17 @@ class Processes:
             for child in [*self._free, *self._leaving]:
                 await child.kill()
 
-    async def _take(self) -> Child:
-        while self._free:
-            child = self._free.pop()
-            if child.lives:
-                return child
+    async def _take(self, job: Claimed) -> Child:
+        """Give a child that has begun the job; those that died while they were idle are buried."""
+        while True:
+            child = self._free.pop() if self._free else await Child.start(self._setup())
+            try:
+                if await child.begin(job):
+                    return child
+            except BaseException:
+                await child.kill()
+                raise
             await child.kill()
-        return await Child.start(self._setup())
 
     async def _give_back(self, child: Child, answer: Answer) -> None:
         most = self._bench.settings.process_max_jobs
@@ -147,17 +156,7 @@ class Child:
         Raises:
             ProcessLost: It died, hangs, or cannot import the application.
         """
-        child = cls(
-            await anyio.open_process(
-                [sys.executable, "-c", _START],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=None,
-                # A session of its own, so that a terminal's Ctrl-C does not reach it, and so that
-                # what it starts can be killed with it.
-                start_new_session=True,
-            )
-        )
+        child = cls(await _open())
         try:
             with anyio.fail_after(START_SECONDS):
                 answer = await child._exchange(setup)
@@ -183,14 +182,28 @@ class Child:
         """Whether it has not ended, as far as is known."""
         return self._process.returncode is None
 
-    async def ask(self, job: Any) -> Answer:
-        """Have it run a job.
+    async def begin(self, job: Claimed) -> bool:
+        """Have it run a job; answer whether it has begun, or was dead already.
+
+        Raises:
+            ProcessLost: It is a new one, and died.
+        """
+        self.jobs += 1
+        try:
+            await self._exchange(job)
+        except ProcessLost:
+            if self.jobs == 1:
+                raise
+            return False
+        return True
+
+    async def answer(self) -> Answer:
+        """Wait for the end of the job it has begun.
 
         Raises:
             ProcessLost: It died.
         """
-        self.jobs += 1
-        return await self._exchange(job)
+        return await self._exchange()
 
     async def retire(self) -> None:
         """Let it end by itself, as it does when nothing more can come."""
@@ -208,14 +221,30 @@ class Child:
                         self._process.kill()
             await self._process.aclose()
 
-    async def _exchange(self, parcel: Any) -> Answer:
+    async def _exchange(self, *parcels: Any) -> Answer:
         try:
-            await self._orders.send(wrapped(parcel))
+            for parcel in parcels:
+                await self._orders.send(wrapped(parcel))
             answer: Answer = await receive_async(self._answers)
         except (anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead):
             code = await self._process.wait()
             raise ProcessLost(_lost(code)) from None
         return answer
+
+
+async def _open() -> Process:
+    try:
+        return await anyio.open_process(
+            [sys.executable, "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None,
+            # A session of its own, so that a terminal's Ctrl-C does not reach it, and so that what
+            # it starts can be killed with it.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProcessLost(f"No process for jobs can be started: {error}") from error
 
 
 def _check(settings: Settings) -> None:

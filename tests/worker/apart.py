@@ -49,6 +49,12 @@ def nap(seconds: float, ctx: JobContext) -> int:
 
 
 @app.job(executor="process")
+def nap_noted(seconds: float, note: str) -> None:
+    Path(note).write_text(f"{os.getpid()}")
+    time.sleep(seconds)
+
+
+@app.job(executor="process")
 def spin(note: str) -> None:
     """Compute for ever, beside a subprocess; both ids are noted."""
     helper = subprocess.Popen(["sleep", "600"])

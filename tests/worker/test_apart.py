@@ -250,6 +250,35 @@ async def test_a_stopping_worker_lets_jobs_end_and_kills_them_when_its_patience_
 
 
 @ON_ASYNCIO
+async def test_a_job_that_waits_for_a_process_when_its_worker_drains_goes_back(
+    app: Soniq, tmp_path: Path
+) -> None:
+    note = str(tmp_path / "note")
+    first = await app.enqueue(apart.nap_noted, seconds=1.0, note=note)
+    second = await app.enqueue(apart.nap_noted, seconds=1.0, note=note)
+    seen = Seen(app)
+    async with working(app, job_processes=1) as hand:
+        await seen.some(2, JobStarted)
+        await noted(tmp_path / "note")
+        assert await hand.stop() == 0
+    jobs = [await app.get_job(job_id) for job_id in (first, second)]
+    assert [(job.status, job.attempt) for job in jobs] == [
+        (JobStatus.DONE, 1),
+        (JobStatus.QUEUED, 0),
+    ]
+
+
+async def test_a_process_that_died_while_it_was_idle_costs_no_attempt(app: Soniq) -> None:
+    async with working(app):
+        first = await ended(app, await app.enqueue(apart.add, a=1, b=1), 20)
+        os.kill(first.result["pid"], signal.SIGKILL)
+        await gone([first.result["pid"]])
+        second = await ended(app, await app.enqueue(apart.add, a=1, b=1), 20)
+    assert (second.status, second.attempt, second.attempts) == (JobStatus.DONE, 1, ())
+    assert second.result["pid"] != first.result["pid"]
+
+
+@ON_ASYNCIO
 async def test_more_memory_than_allowed_is_an_error_and_costs_the_process(app: Soniq) -> None:
     before = await app.enqueue(apart.add, a=0, b=0)
     large = await app.enqueue(apart.hoard.options(max_retries=0), mebibytes=400)
