@@ -85,18 +85,22 @@ class Desk:
         job = self.ask(jobs.find(job_id))
         return None if job is None else str(job.status)
 
-    def until_somebody_waits(self) -> None:
-        """Return once another connection to this database waits for a lock."""
+    def until_somebody_waits(self, number: int = 1) -> None:
+        """Return once so many other connections to this database wait for a lock."""
         deadline = time.monotonic() + 20
-        while not self.somebody_waits():
+        while self.waiting() < number:
             assert time.monotonic() < deadline, "nobody ever waited"
 
     def somebody_waits(self) -> bool:
         """Tell whether another connection to this database waits for a lock."""
+        return self.waiting() > 0
+
+    def waiting(self) -> int:
+        """Count the connections to this database that wait for a lock."""
         waiting = """
-            SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+            SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
             WHERE NOT l.granted AND a.datname = current_database()"""
-        return bool(self.value(waiting))
+        return int(self.value(waiting))
 
     def everything(self) -> str:
         """Write down all that is stored about jobs, to see that nothing changed."""

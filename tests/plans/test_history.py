@@ -126,6 +126,46 @@ def test_partitions_are_dropped_when_their_last_row_is_too_old(desk: Desk) -> No
     assert partitions(desk)[0] == named(first)
 
 
+def test_tending_and_a_reader_of_history_never_wait_for_each_other(
+    desk: Desk, other: Desk
+) -> None:
+    """It held the default partition and wanted history; a reader held history and wanted that."""
+    first = today(desk)
+    old = first - timedelta(days=9)
+    desk.sql(f"DROP TABLE {{soniq}}.{named(first)}")
+    desk.sql(
+        f"CREATE TABLE {{soniq}}.{named(old)} PARTITION OF {{soniq}}.history "
+        f"FOR VALUES FROM ('{old} 00:00+00') TO ('{old + timedelta(days=1)} 00:00+00')"
+    )
+    job_id = finished(desk)
+    reader = desk.another()
+    answers: list[Any] = []
+
+    def ask(one: Desk, steps: Any) -> threading.Thread:
+        def run() -> None:
+            try:
+                answers.append(one.ask(steps))
+            except Exception as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    with desk.connection.transaction():
+        # Lets readers pass, and holds up whoever changes history.
+        desk.sql("LOCK TABLE {soniq}.history IN SHARE UPDATE EXCLUSIVE MODE")
+        threads = [ask(other, history.tend(DAY))]
+        desk.until_somebody_waits()
+        threads.append(ask(reader, jobs.get(job_id)))
+        desk.until_somebody_waits(2)
+    for thread in threads:
+        thread.join(20)
+    reader.connection.close()
+    assert 1 in answers, answers
+    assert [job.id for job in answers if job != 1] == [job_id]
+
+
 def test_old_rows_of_the_default_partition_are_deleted(desk: Desk) -> None:
     job_id = finished(desk)
     desk.sql("UPDATE {soniq}.history SET finished_at = finished_at - interval '9 days'")

@@ -100,12 +100,25 @@ DECLARE
     dropped integer := 0;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended({channel} || ':tend_history', 0));
+    -- First, because it locks history itself: whoever holds a partition and then wants history meets
+    -- readers, who hold history and want the partition.
+    FOR part IN
+        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = CAST('{soniq}.history' AS regclass) AND c.relname ~ '^history_\d{8}$'
+    LOOP
+        IF (to_date(right(part, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC'
+                < statement_timestamp() - keep THEN
+            EXECUTE format('DROP TABLE {soniq}.%I', part);
+            dropped := dropped + 1;
+        END IF;
+    END LOOP;
     FOR day IN SELECT today + n FROM generate_series(0, ahead) AS n LOOP
         part := 'history_' || to_char(day, 'YYYYMMDD');
         IF to_regclass(format('%I.%I', {channel}, part)) IS NULL THEN
             EXECUTE format('CREATE TABLE {soniq}.%I (LIKE {soniq}.history INCLUDING ALL)', part);
             -- Whoever is about to finish a job into the default partition ends first, and the next
             -- waits: a row that came between the move and the ATTACH would make the latter fail.
+            LOCK TABLE ONLY {soniq}.history IN SHARE UPDATE EXCLUSIVE MODE;
             LOCK TABLE {soniq}.history_default IN ACCESS EXCLUSIVE MODE;
             -- ATTACH blocks neither readers nor writers of the parent, CREATE ... PARTITION OF does.
             EXECUTE format(
@@ -117,16 +130,6 @@ BEGIN
                 'ALTER TABLE {soniq}.history ATTACH PARTITION {soniq}.%I
                      FOR VALUES FROM (%L) TO (%L)',
                 part, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
-        END IF;
-    END LOOP;
-    FOR part IN
-        SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = CAST('{soniq}.history' AS regclass) AND c.relname ~ '^history_\d{8}$'
-    LOOP
-        IF (to_date(right(part, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC'
-                < statement_timestamp() - keep THEN
-            EXECUTE format('DROP TABLE {soniq}.%I', part);
-            dropped := dropped + 1;
         END IF;
     END LOOP;
     DELETE FROM {soniq}.history_default WHERE finished_at < statement_timestamp() - keep;
