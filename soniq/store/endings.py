@@ -14,8 +14,17 @@ from typing import Any, LiteralString
 from ..steps import Query
 
 # Columns that live jobs, history and dead letters share.
-KEPT: LiteralString = """id, task, queue, args, priority, attempt, max_attempts, scheduled_at,
-        created_at, started_at, worker_id, timeout_seconds, tags, trace, attempts"""
+KEPT: LiteralString = (
+    "id, task, queue, args, priority, attempt, max_attempts, scheduled_at, created_at, "
+    "started_at, worker_id, timeout_seconds, tags, trace, attempts"
+)
+
+# An id may come a second time, given to soniq.enqueue(): the later death takes the letter over.
+# Refused, it would stop the whole batch, or the rescue of everybody's jobs.
+_TAKEN_OVER: LiteralString = f"""
+        ON CONFLICT (id) DO UPDATE SET ({KEPT}, reason, died_at, replayed_at, replayed_as)
+        = (excluded.{", excluded.".join(KEPT.split(", "))}, excluded.reason, excluded.died_at,
+           NULL, NULL)"""
 
 # The state is named by its worker: a constraint of the table says that just processing jobs have
 # one. Naming `state` here as well would let the planner take the index jobs_running, which its
@@ -86,7 +95,7 @@ BURY = f"""
             j.trace, {_NOTED} AS attempts, t.reason),
     kept AS (
         INSERT INTO {{soniq}}.dead_letters ({KEPT}, reason)
-        SELECT {KEPT}, reason FROM gone)
+        SELECT {KEPT}, reason FROM gone {_TAKEN_OVER})
     SELECT CAST(id AS text) FROM gone"""
 
 DROP = f"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..steps import Query
-from .endings import KEPT
+from .endings import _TAKEN_OVER, KEPT
 
 BEAT = """
     INSERT INTO {soniq}.workers
@@ -77,7 +77,7 @@ RESCUE = f"""
     buried AS (
         INSERT INTO {{soniq}}.dead_letters ({KEPT}, reason)
         SELECT {KEPT}, 'all attempts used; the last worker died or fell silent'
-        FROM gone WHERE fate = 'dead_letter'),
+        FROM gone WHERE fate = 'dead_letter' {_TAKEN_OVER}),
     dropped AS (
         INSERT INTO {{soniq}}.history ({KEPT}, state, reason)
         SELECT {KEPT}, 'cancelled', 'cancelled while it ran; its worker died'

@@ -126,9 +126,7 @@ def test_partitions_are_dropped_when_their_last_row_is_too_old(desk: Desk) -> No
     assert partitions(desk)[0] == named(first)
 
 
-def test_tending_and_a_reader_of_history_never_wait_for_each_other(
-    desk: Desk, other: Desk
-) -> None:
+def test_tending_and_a_reader_of_history_never_wait_for_each_other(desk: Desk, other: Desk) -> None:
     """It held the default partition and wanted history; a reader held history and wanted that."""
     first = today(desk)
     old = first - timedelta(days=9)

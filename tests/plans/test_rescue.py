@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from soniq.job.record import JobStatus
-from soniq.store import endings, jobs, workers
+from soniq.store import dead_letters, endings, jobs, workers
 from soniq.store.endings import Told
 
 from .desk import Desk
@@ -187,3 +187,35 @@ def test_a_beat_says_whether_the_worker_was_unknown(watch: Desk) -> None:
     assert watch.ask(workers.beat(sign)) == [False]
     watch.sql("TRUNCATE {soniq}.workers")
     assert watch.ask(workers.beat(sign)) == [True]
+
+
+def test_a_second_death_under_one_id_replaces_the_first_and_stops_no_rescue(watch: Desk) -> None:
+    """soniq.enqueue() takes an id; a dead letter that had it made every rescue fail for good."""
+    lost, twice = watch.worker(), watch.enqueue(max_attempts=1)
+    (first,) = watch.claim(lost)
+    told = Told(first.id, first.attempt, reason="the first time", outcome="failed")
+    watch.ask(endings.bury(lost, [told]))
+    watch.ask(dead_letters.replay(twice, "off"))
+    watch.sql("DELETE FROM {soniq}.jobs")
+    again = "SELECT {soniq}.enqueue('task', '{\"n\": 2}', id => %s, max_retries => 0)"
+    watch.sql(again, twice)
+    other = watch.enqueue()
+    watch.claim(lost, 2)
+    silenced(watch, lost)
+    rescued = watch.ask(workers.rescue(TIMEOUT, "off"))
+    assert {job.id: job.fate for job in rescued} == {twice: "dead_letter", other: "queued"}
+    letter = watch.ask(dead_letters.get(twice))
+    assert letter.job.args == {"n": 2}
+    assert "attempts used" in str(letter.reason)
+    assert (letter.replayed_at, letter.replayed_as) == (None, None)
+
+
+def test_a_job_may_be_buried_where_another_of_its_id_lies(desk: Desk) -> None:
+    """The ending was refused, and the job stayed with its worker until that stopped."""
+    worker, job_id = desk.worker(), desk.enqueue()
+    for number in (1, 2):
+        (job,) = desk.claim(worker)
+        told = Told(job.id, job.attempt, reason=f"death {number}", outcome="failed")
+        assert desk.ask(endings.bury(worker, [told])) == [job_id]
+        desk.sql("SELECT {soniq}.enqueue('task', id => %s)", job_id)
+    assert desk.ask(dead_letters.get(job_id)).reason == "death 2"
