@@ -94,7 +94,8 @@ STAGE = """
             CASE WHEN queues = 1 THEN queue ELSE '*' END, CAST(%(notify)s AS text)) AS text) END
     FROM summed"""
 
-# What waits for tasks that a worker does not have, looked at near the head of each queue only.
+# What waits for tasks that a worker does not have, among the first thousand jobs, queue by queue: a
+# thousand of each would be sorted, and read, whole when statistics are wrong.
 UNKNOWN = """
     SELECT DISTINCT task FROM (
         SELECT task FROM {soniq}.jobs
@@ -154,7 +155,7 @@ def hand_back_forgotten(worker_id: str, known: Sequence[str]) -> Query[str]:
 
 
 def unknown_tasks(queues: Sequence[str], tasks: Sequence[str]) -> Query[str]:
-    """List names near the heads of queues that are none of `tasks`."""
+    """List names among the first jobs of queues that are none of `tasks`."""
     return Query(UNKNOWN, {"queues": list(queues), "tasks": list(tasks)}, lambda row: str(row[0]))
 
 

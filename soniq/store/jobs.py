@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from ..errors import InvalidTransition, JobNotFound
 from ..job.ids import new_id
@@ -81,6 +81,9 @@ LIST_PAST = f"""
     {_PAST} {_PAGE}
       AND (CAST(%(state)s AS text) IS NULL OR state = CAST(%(state)s AS text)) {_ORDER}"""
 LIST_DEAD = f"{_DEAD} {_PAGE} {_ORDER}"
+
+# At one moment: between one look and the next a job may leave what was not yet looked at.
+LIST_ALL = f"({LIST_LIVE}) UNION ALL ({LIST_PAST}) UNION ALL ({LIST_DEAD})"
 
 # A waiting job leaves at once; a running one is asked to stop, and its worker is told.
 CANCEL = f"""
@@ -190,15 +193,17 @@ def list_jobs(
 ) -> Steps[list[Job]]:
     """List one page of jobs, newest first; the next page is `before` the last id of this one."""
     params = {"queue": queue, "task": task, "limit": limit, "before": before}
-    found: list[Job] = []
-    if status in {None, JobStatus.DEAD_LETTER}:
-        found += yield from Query(LIST_DEAD, params, job_of)
     params["state"] = None if status is None else str(status)
-    if status is None or not status.ended:
-        found += yield from Query(LIST_LIVE, params, job_of)
-    if status in {None, JobStatus.DONE, JobStatus.CANCELLED}:
-        found += yield from Query(LIST_PAST, params, job_of)
+    found = yield from Query(_lists(status), params, job_of)
     return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
+
+
+def _lists(status: JobStatus | None) -> LiteralString:
+    if status is None:
+        return LIST_ALL
+    if status is JobStatus.DEAD_LETTER:
+        return LIST_DEAD
+    return LIST_PAST if status.ended else LIST_LIVE
 
 
 def cancel(job_id: str, notify: str) -> Steps[bool]:

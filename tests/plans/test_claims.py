@@ -376,6 +376,30 @@ def test_pages_by_key_show_every_job_once_wherever_it_lies(desk: Desk) -> None:
     assert [letter.id for letter in letters] == [ids[3]]
 
 
+def test_jobs_that_end_while_they_are_listed_are_listed_once(desk: Desk, other: Desk) -> None:
+    """Three looks: one that died after the first was in none, one that ended later in two."""
+    dies, ends = desk.enqueue(), desk.enqueue()
+    desk.claim(WORKER, 2)
+    told = [Told(dies, 1, reason="r", outcome="failed")]
+    moves = [lambda: other.ask(endings.bury(WORKER, told)), lambda: other.finish(WORKER, ends, 1)]
+    looks = jobs.list_jobs(status=None, queue=None, task=None, limit=9, before=None)
+
+    def watched() -> Any:
+        """Let one job move after each look."""
+        answer: Any = None
+        while True:
+            try:
+                look = looks.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = desk.ask(look)
+            for move in moves[:1]:
+                move()
+            del moves[:1]
+
+    assert [job.id for job in watched()] == [ends, dies]
+
+
 def test_stats_count_every_state_of_every_queue(desk: Desk) -> None:
     for queue in ("a", "a", "b"):
         desk.enqueue(queue=queue)
