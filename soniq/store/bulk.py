@@ -42,13 +42,15 @@ INSERT_MANY = """
         HAVING count(*) > 0)
     SELECT CAST({soniq}.wake(queue, CAST(%(notify)s AS text)) AS text) FROM told"""
 
+# The lines are UTF-8, whatever encoding the connection has.
 COPY = """
     COPY {soniq}.jobs (id, args, task, queue, state, priority, scheduled_at, created_at,
-                       max_attempts, timeout_seconds, tags, trace) FROM STDIN"""
+                       max_attempts, timeout_seconds, tags, trace) FROM STDIN (ENCODING 'UTF8')"""
 
 # Most bulks ask for nothing special: what is left out here costs no parsing.
 COPY_PLAIN = """
-    COPY {soniq}.jobs (id, args, task, queue, priority, max_attempts) FROM STDIN"""
+    COPY {soniq}.jobs (id, args, task, queue, priority, max_attempts) FROM STDIN
+    (ENCODING 'UTF8')"""
 
 NOW = "SELECT extract(epoch FROM clock_timestamp())"
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from soniq import InvalidArguments
 from soniq.job import JobStatus
@@ -78,6 +79,18 @@ async def test_a_stream_in_the_callers_transaction_goes_with_it(
         assert number == NUMBER
         assert stored() == 0
     assert stored() == NUMBER
+
+
+async def test_text_is_stored_as_it_is_whatever_encoding_the_url_asks_for(
+    make_client: Any, database_url: str
+) -> None:
+    """COPY's bytes are ours, and were read as the connection's: `é` became two letters."""
+    eq = make_client(make_conninfo(database_url, client_encoding="latin1"))
+    task = eq.job("note", queue="é")(lambda word: None)
+    for number in (1, 600):  # one statement, and COPY
+        (job_id, *_) = await settled(eq.enqueue_many(task, [{"word": "née"}] * number))
+        job = await settled(eq.get_job(job_id))
+        assert (job.queue, job.args) == ("é", {"word": "née"})
 
 
 async def test_a_stream_is_not_held_in_memory(eq: Any, task: Any) -> None:
