@@ -51,7 +51,8 @@ class Task(Generic[P, R]):
         self.arguments = Arguments(function, validate)
         self.is_async = iscoroutinefunction(function)
         self.apart = defaults.executor == "process"
-        update_wrapper(self, function)
+        # Without what lies on the function: an attribute called `name` would be the task's name.
+        update_wrapper(self, function, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now; no job is made."""

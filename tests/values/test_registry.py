@@ -103,3 +103,17 @@ def test_options_make_a_twin_and_leave_the_task_alone() -> None:
     assert (twin.name, twin.function) == (one.name, one.function)
     assert twin(1) is None
     assert repr(twin) == "<Task 'send'>"
+
+
+def test_what_a_functions_other_decorators_left_on_it_changes_no_task() -> None:
+    """All that lay on the function was laid over the task: its name, its options, its handler."""
+
+    def decorated(user_id: int) -> int:
+        """Send."""
+        return user_id
+
+    decorated.name = decorated.arguments = decorated.function = None  # type: ignore[attr-defined]
+    made = task("send", decorated)
+    assert (made.name, made.function, made(1)) == ("send", decorated, 1)
+    assert made.arguments.bind((1,), {}) == {"user_id": 1}
+    assert (made.__doc__, made.__wrapped__) == ("Send.", decorated)  # type: ignore[attr-defined]
