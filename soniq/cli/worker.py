@@ -29,6 +29,12 @@ log = logging.getLogger("soniq.worker")
 @click.option("--threads", type=int, help="Threads for `def` jobs; as many as --concurrency.")
 @click.option("--processes", type=int, help="Worker processes, each with --concurrency; 1.")
 @click.option(
+    "--ack",
+    type=click.Choice(["durable", "relaxed"]),
+    help="`relaxed`: do not wait for the disk to say that jobs are done; after a crash of the "
+    "server the last ones run again.",
+)
+@click.option(
     "--run-once", "--burst", "run_once", is_flag=True, help="Stop when nothing is due any more."
 )
 @click.pass_context
@@ -41,6 +47,7 @@ def worker(
     concurrency: int | None,
     threads: int | None,
     processes: int | None,
+    ack: str | None,
     run_once: bool,
 ) -> int:
     """Run jobs until stopped.
@@ -61,7 +68,7 @@ def worker(
         state.app = application
     client = state.application()
     settings = client.settings.with_(
-        queues=queues, concurrency=concurrency, threads=threads, processes=processes
+        queues=queues, concurrency=concurrency, threads=threads, processes=processes, ack=ack
     )
     _log_events(client, colour=context.color)
     seat = None

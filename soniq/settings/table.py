@@ -64,6 +64,18 @@ class Settings:
         at_least=0,
         at_most=10_000,
     )
+    prefetch_bytes: int = setting(
+        16_777_216,
+        "Most bytes of arguments a claim may hold beyond the free slots.",
+        whole,
+        at_least=0,
+    )
+    ack: str = setting(
+        "durable",
+        "How a worker writes that jobs are done. `relaxed` does not wait for the disk: after a "
+        "crash of the server, jobs done in its last moments run again.",
+        one_of("durable", "relaxed"),
+    )
     poll_interval: float = setting(
         5.0, "Seconds between looks at the queues when nothing notifies.", seconds, at_least=0.01
     )

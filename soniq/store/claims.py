@@ -45,11 +45,10 @@ _TAKEN: LiteralString = """
 # array, because a join would leave the choice of a plan to statistics that are always wrong here.
 # SKIP LOCKED: two workers never wait for each other's row.
 #
-# One queue has a statement of its own, because it is planned once: the planner thinks that the
-# other one gains by a new plan each time, which takes as long as the rest of the claim.
-CLAIM = f"""{_TAKE}
-    WHERE j.id = ANY (ARRAY (
-        SELECT j.id FROM {{soniq}}.jobs j
+# One queue has a statement of its own, because it is planned once: the planner thinks that the one
+# for several gains by a new plan each time, which takes as long as the rest of the claim.
+_HEAD: LiteralString = f"""
+        FROM {{soniq}}.jobs j
         WHERE j.state = 'queued' AND j.queue = CAST(%(queue)s AS text)
           AND j.task = ANY (CAST(%(tasks)s AS text[]))
           AND NOT EXISTS (
@@ -57,23 +56,41 @@ CLAIM = f"""{_TAKE}
             WHERE q.name = CAST(%(queue)s AS text) AND {_PAUSED})
         ORDER BY j.priority, j.scheduled_at, j.id
         LIMIT CAST(%(number)s AS integer)
-        FOR UPDATE OF j SKIP LOCKED)){_TAKEN}"""
+        FOR UPDATE OF j SKIP LOCKED"""
+
+CLAIM = f"""{_TAKE}
+    WHERE j.id = ANY (ARRAY (SELECT j.id{_HEAD})){_TAKEN}"""
+
+# How large the arguments are as text; of small ones that is guessed, because writing them costs.
+_SIZE: LiteralString = """
+            CASE WHEN pg_column_size(j.args) > 500 THEN octet_length(CAST(j.args AS text))
+                 ELSE pg_column_size(j.args) END AS size"""
+
+# Rows beyond the bound were locked for nothing, and are free again at once.
+_BOUND: LiteralString = """id FROM (
+            SELECT id, row_number() OVER () AS place,
+                   sum(size) OVER (ROWS UNBOUNDED PRECEDING) AS upto
+            FROM picked) AS p
+        WHERE place <= CAST(%(slots)s AS integer) OR upto <= CAST(%(bytes)s AS bigint)"""
+
+CLAIM_AHEAD = f"""
+    WITH picked AS MATERIALIZED (SELECT j.id, {_SIZE}{_HEAD}){_TAKE}
+    WHERE j.id = ANY (ARRAY (SELECT {_BOUND})){_TAKEN}"""
 
 CLAIM_LANES = f"""
     WITH picked AS MATERIALIZED (
-        SELECT p.id
+        SELECT p.id, p.size
         FROM unnest(CAST(%(queues)s AS text[]), CAST(%(numbers)s AS integer[])) AS a(queue, number)
         CROSS JOIN LATERAL (
-            SELECT j.id FROM {{soniq}}.jobs j
+            SELECT j.id, {_SIZE} FROM {{soniq}}.jobs j
             WHERE j.state = 'queued' AND j.queue = a.queue
               AND j.task = ANY (CAST(%(tasks)s AS text[]))
             ORDER BY j.priority, j.scheduled_at, j.id
             LIMIT a.number
             FOR UPDATE SKIP LOCKED) AS p
         WHERE NOT EXISTS (
-            SELECT FROM {{soniq}}.queues q
-            WHERE q.name = a.queue AND {_PAUSED})){_TAKE}
-    WHERE j.id = ANY (ARRAY (SELECT id FROM picked)){_TAKEN}"""
+            SELECT FROM {{soniq}}.queues q WHERE q.name = a.queue AND {_PAUSED})){_TAKE}
+    WHERE j.id = ANY (ARRAY (SELECT {_BOUND})){_TAKEN}"""
 
 # A thousand at a time, so that a million that fall due at once do not make one huge transaction.
 STAGE = """
@@ -133,15 +150,35 @@ def lanes(queues: Sequence[str]) -> Query[str]:
     return Query(LANES, {}, lambda row: str(row[0]))
 
 
-def claim(worker_id: str, numbers: Mapping[str, int], tasks: Sequence[str]) -> Query[Claimed]:
-    """Take up to so many jobs from each queue, of tasks this worker has; in no order."""
+def claim(
+    worker_id: str,
+    numbers: Mapping[str, int],
+    tasks: Sequence[str],
+    *,
+    slots: int | None = None,
+    most_bytes: int = 0,
+) -> Query[Claimed]:
+    """Take up to so many jobs from each queue, of tasks this worker has; in no order.
+
+    Args:
+        worker_id: Who takes them.
+        numbers: How many from which queue.
+        tasks: The names of the tasks it has.
+        slots: Of more jobs than these, only as many as their arguments stay within `most_bytes`;
+            None is no bound.
+        most_bytes: The bytes of all arguments together.
+    """
     params: dict[str, object] = {"worker": worker_id, "tasks": list(tasks)}
-    if len(numbers) == 1:
-        ((queue, number),) = numbers.items()
-        params |= {"queue": queue, "number": number}
+    wanted = sum(numbers.values())
+    bound = {"slots": wanted if slots is None else slots, "bytes": most_bytes}
+    if len(numbers) > 1:
+        params |= bound
+        params |= {"queues": list(numbers), "numbers": list(numbers.values())}
+        return Query(CLAIM_LANES, params, Claimed._make, binary=True)
+    ((params["queue"], params["number"]),) = numbers.items()
+    if slots is None or wanted <= slots:
         return Query(CLAIM, params, Claimed._make, binary=True)
-    params |= {"queues": list(numbers), "numbers": list(numbers.values())}
-    return Query(CLAIM_LANES, params, Claimed._make, binary=True)
+    return Query(CLAIM_AHEAD, params | bound, Claimed._make, binary=True)
 
 
 def stage(notify: str) -> Query[Staged]:

@@ -111,6 +111,10 @@ DROP = f"""
         SELECT {KEPT}, 'cancelled', reason FROM gone)
     SELECT CAST(id AS text) FROM gone"""
 
+# For the transaction it is in: its commit is safe from any fault but a crash of the server, which
+# may forget the last ones, as if those jobs had not ended.
+RELAX = "SELECT set_config('synchronous_commit', 'off', true)"
+
 # `scheduled_at` stays, so that a job handed back keeps its place.
 RELEASE = f"""
     WITH t AS (
@@ -146,6 +150,11 @@ def finish(
     """Move jobs to history as done; three lists of one length, the results as JSON text."""
     params = {"worker": worker_id, "ids": ids, "attempts": attempts, "results": results}
     return Query(FINISH, params, _text)
+
+
+def relax() -> Query[None]:
+    """Do not wait for the disk at the end of this transaction; first of a `Batch`."""
+    return Query(RELAX)
 
 
 def again(worker_id: str, told: Sequence[Told]) -> Query[str]:

@@ -68,7 +68,7 @@ class Fetcher:
         self._stuck: list[str] = []
         self._warned: set[str] = set()
         self._pace = Pace()
-        self._uncertain = False
+        self._bytes = 0
         self.dry = False
         self.ended = False
 
@@ -81,7 +81,7 @@ class Fetcher:
                 delay = 0.05
             except DatabaseError as error:
                 # A claim may have been made whose answer never came.
-                self._uncertain = True
+                self._bench.uncertain = True
                 level = logging.WARNING if isinstance(error, TransientError) else logging.ERROR
                 log.log(level, "claiming waits for the database: %s", error)
                 await self._bench.wake_news.wait(delay * (0.5 + random.random()))  # noqa: S311
@@ -93,14 +93,14 @@ class Fetcher:
     async def hand_back_forgotten(self, known: Sequence[str]) -> None:
         """Release what the database says this worker holds, but for these jobs."""
         await self._ask(claims.hand_back_forgotten(self._bench.id, known))
-        self._uncertain = False
+        self._bench.uncertain = False
 
     async def _round(self) -> None:
         bench = self._bench
         if (room := self._room()) <= 0:
             await self._wait_for_room()
             return
-        if self._uncertain:
+        if bench.uncertain:
             await self.hand_back_forgotten(bench.known())
         if not await self._take(room):
             await self._rest()
@@ -125,7 +125,12 @@ class Fetcher:
         target = bench.free + ahead
         at_hand = len(bench.ready)
         # Claimed by halves: a claim of one job costs nearly what a claim of hundreds does.
-        return target - at_hand if at_hand <= target // 2 else 0
+        bench.low = target // 2
+        if at_hand > bench.low:
+            return 0
+        self._bytes = bench.settings.prefetch_bytes - sum(len(job.args) for job in bench.ready)
+        heavy = 2 * self._bytes < bench.settings.prefetch_bytes
+        return max(0, bench.free - at_hand) if heavy else target - at_hand
 
     # -- taking
 
@@ -151,20 +156,30 @@ class Fetcher:
         while room > 0 and self._lanes and not bench.draining:
             numbers = turns.shares(room, self._lanes, self._turn)
             self._turn += 1
-            taken = await self._ask(claims.claim(bench.id, numbers, self._tasks))
+            query = claims.claim(
+                bench.id, numbers, self._tasks, slots=bench.free, most_bytes=max(0, self._bytes)
+            )
+            taken = await self._ask(query)
+            self._feed(taken)
+            room -= len(taken)
+            came = came or bool(taken)
+            if taken and self._fills_bytes(taken):
+                break
             if len(numbers) == 1:
                 dry = set(numbers) if len(taken) < sum(numbers.values()) else set()
             else:
                 counts = Counter(job.queue for job in taken)
                 dry = {lane for lane, number in numbers.items() if counts[lane] < number}
             self._lanes = [lane for lane in self._lanes if lane not in dry]
-            self._feed(taken)
-            room -= len(taken)
-            came = came or bool(taken)
         if came:
             self._recent = asked
         self._stuck = [] if came else asked
         return came
+
+    def _fills_bytes(self, taken: list[Claimed]) -> bool:
+        """Tell whether there may have been more jobs, but for the bound of bytes."""
+        self._bytes -= sum(len(job.args) for job in taken)
+        return self._bytes < self._bench.settings.max_payload_bytes
 
     def _feed(self, taken: list[Claimed]) -> None:
         taken.sort(key=_PLACE)  # UPDATE ... RETURNING promises no order
@@ -209,7 +224,7 @@ class Fetcher:
             if await self._wait_for_news(min(nap, poll)):
                 return
             nap *= 2
-            if nap > poll:
+            if nap > poll and not bench.leading:
                 await self._stage()
             if await self._take(self._room()):
                 return

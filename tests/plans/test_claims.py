@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -85,6 +86,24 @@ def test_each_queue_gives_the_number_it_was_asked_for(desk: Desk) -> None:
     taken = desk.ask(claims.claim(WORKER, {"a": 2, "b": 3, "empty": 9}, ["task"]))
     queue_names = [job.queue for job in taken]
     assert {name: queue_names.count(name) for name in "abc"} == {"a": 2, "b": 3, "c": 0}
+
+
+@pytest.mark.parametrize("queues", [("default",), ("default", "other")])
+def test_a_claim_ahead_is_bounded_by_the_bytes_of_the_arguments(
+    desk: Desk, queues: tuple[str, ...]
+) -> None:
+    """The first jobs, for which there are slots, are taken however large they are."""
+    args = json.dumps({"text": "x" * 100_000})  # compressed it would be a hundredth
+    ids = [desk.enqueue(args=args) for _ in range(12)]
+
+    def claimed(slots: int | None) -> list[str]:
+        numbers = dict.fromkeys(queues, 6)
+        query = claims.claim(WORKER, numbers, ["task"], slots=slots, most_bytes=350_000)
+        return sorted(job.id for job in desk.ask(query))
+
+    assert claimed(1) == ids[:3]
+    assert claimed(5) == ids[3:8]
+    assert len(desk.ask(claims.claim(WORKER, dict.fromkeys(queues, 9), ["task"]))) == 4
 
 
 def test_lanes_are_the_queues_that_have_work(desk: Desk) -> None:

@@ -311,6 +311,29 @@ async def test_fewer_threads_than_slots_still_run_every_job(app: Soniq) -> None:
     assert most == 5
 
 
+@pytest.mark.parametrize("queues", [["one"], ["one", "two"]])
+async def test_large_arguments_are_not_claimed_ahead_beyond_the_bound(
+    app: Soniq, queues: list[str]
+) -> None:
+    most = 0
+
+    @app.job
+    async def take(text: str) -> None:
+        nonlocal most
+        most = max(most, len(hand.worker.bench.ready))
+
+    rows = [{"text": "x" * 1000}] * 200
+    for queue in queues:
+        await app.enqueue_many(take.options(queue=queue), rows)
+    async with working(app, concurrency=2, prefetch_bytes=10_000) as hand:
+
+        async def drained() -> bool:
+            return hand.worker.processed == 200 * len(queues)
+
+        await eventually(drained)
+    assert most <= 2 + 10
+
+
 async def test_two_workers_drain_two_thousand_jobs_without_a_duplicate(
     app: Soniq, ask: Ask
 ) -> None:
