@@ -250,7 +250,6 @@ async def test_a_claim_whose_answer_was_lost_is_handed_back_unspent(
         async with await outside(database_url) as other:
             async with other.transaction():
                 await other.execute(b"LOCK TABLE soniq.jobs IN EXCLUSIVE MODE")
-                await ask("SELECT pg_notify('soniq', 'q:default')")
                 await other.execute(
                     "INSERT INTO soniq.jobs (id, task, state, attempt, worker_id, started_at)"
                     " VALUES (gen_random_uuid(), %s, 'processing', 1, %s, now())",
@@ -258,6 +257,8 @@ async def test_a_claim_whose_answer_was_lost_is_handed_back_unspent(
                 )
 
                 async def claiming() -> bool:
+                    # Again and again: it may not listen yet.
+                    await ask("SELECT pg_notify('soniq', 'q:default')")
                     found = await ask(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                         " WHERE query LIKE '%j.snoozes%' AND wait_event_type = 'Lock'"
