@@ -157,7 +157,11 @@ class Fetcher:
             numbers = turns.shares(room, self._lanes, self._turn)
             self._turn += 1
             query = claims.claim(
-                bench.id, numbers, self._tasks, slots=bench.free, most_bytes=max(0, self._bytes)
+                bench.id,
+                numbers,
+                self._tasks,
+                slots=self._slots(room),
+                most_bytes=max(0, self._bytes),
             )
             taken = await self._ask(query)
             self._feed(taken)
@@ -175,6 +179,12 @@ class Fetcher:
             self._recent = asked
         self._stuck = [] if came else asked
         return came
+
+    def _slots(self, wanted: int) -> int | None:
+        """Say beyond how many jobs a claim is bounded by bytes; None if they cannot be too many."""
+        free = self._bench.free
+        largest = (wanted - free) * self._bench.settings.max_payload_bytes
+        return None if largest <= self._bytes else free
 
     def _fills_bytes(self, taken: list[Claimed]) -> bool:
         """Tell whether there may have been more jobs, but for the bound of bytes."""

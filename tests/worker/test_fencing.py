@@ -261,7 +261,7 @@ async def test_a_claim_whose_answer_was_lost_is_handed_back_unspent(
                     await ask("SELECT pg_notify('soniq', 'q:default')")
                     found = await ask(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                        " WHERE query LIKE '%j.snoozes%' AND wait_event_type = 'Lock'"
+                        " WHERE query LIKE '%j.task = ANY%' AND wait_event_type = 'Lock'"
                         " AND pid <> pg_backend_pid()"
                     )
                     return bool(found)

@@ -212,7 +212,7 @@ async def test_a_stop_that_comes_while_the_claim_waits_loses_no_attempt(
 
     waits = (
         "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event_type = 'Lock' AND query LIKE '%j.snoozes%'"
+        " AND wait_event_type = 'Lock' AND query LIKE '%j.task = ANY%'"
     )
     async with await outside(database_url) as other:
         # No poll meanwhile: it would wait for the lock at its staging, and never come to the claim.
