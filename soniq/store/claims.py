@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, LiteralString
 
 from ..job.record import Claimed
@@ -92,6 +93,27 @@ CLAIM_LANES = f"""
             SELECT FROM {{soniq}}.queues q WHERE q.name = a.queue AND {_PAUSED})){_TAKE}
     WHERE j.id = ANY (ARRAY (SELECT {_BOUND})){_TAKEN}"""
 
+# Of each priority from a moment on, in their order. LIMIT stops the walk, so nothing beyond it is
+# locked.
+CLAIM_ABOVE = f"""
+    WITH picked AS MATERIALIZED (
+        SELECT p.id, p.size
+        FROM unnest(CAST(%(priorities)s AS smallint[]), CAST(%(moments)s AS timestamptz[]))
+            AS l(priority, since)
+        CROSS JOIN LATERAL (
+            SELECT j.id, {_SIZE} FROM {{soniq}}.jobs j
+            WHERE j.state = 'queued' AND j.queue = CAST(%(queue)s AS text)
+              AND j.priority = l.priority AND j.scheduled_at >= l.since
+              AND j.task = ANY (CAST(%(tasks)s AS text[]))
+            ORDER BY j.scheduled_at, j.id
+            LIMIT CAST(%(number)s AS integer)
+            FOR UPDATE OF j SKIP LOCKED) AS p
+        WHERE NOT EXISTS (
+            SELECT FROM {{soniq}}.queues q
+            WHERE q.name = CAST(%(queue)s AS text) AND {_PAUSED})
+        LIMIT CAST(%(number)s AS integer)){_TAKE}
+    WHERE j.id = ANY (ARRAY (SELECT {_BOUND})){_TAKEN}"""
+
 # A thousand at a time, so that a million that fall due at once do not make one huge transaction.
 STAGE = """
     WITH due AS (
@@ -157,6 +179,7 @@ def claim(
     *,
     slots: int | None = None,
     most_bytes: int = 0,
+    above: Sequence[tuple[int, datetime]] | None = None,
 ) -> Query[Claimed]:
     """Take up to so many jobs from each queue, of tasks this worker has; in no order.
 
@@ -167,6 +190,8 @@ def claim(
         slots: Of more jobs than these, only as many as their arguments stay within `most_bytes`;
             None is no bound.
         most_bytes: The bytes of all arguments together.
+        above: Of one queue only these priorities, in their order, each from a moment on; None is
+            all there is.
     """
     params: dict[str, object] = {"worker": worker_id, "tasks": list(tasks)}
     wanted = sum(numbers.values())
@@ -176,6 +201,10 @@ def claim(
         params |= {"queues": list(numbers), "numbers": list(numbers.values())}
         return Query(CLAIM_LANES, params, Claimed._make, binary=True)
     ((params["queue"], params["number"]),) = numbers.items()
+    if above is not None:
+        params |= bound
+        params |= {"priorities": [p for p, _ in above], "moments": [since for _, since in above]}
+        return Query(CLAIM_ABOVE, params, Claimed._make, binary=True)
     if slots is None or wanted <= slots:
         return Query(CLAIM, params, Claimed._make, binary=True)
     return Query(CLAIM_AHEAD, params | bound, Claimed._make, binary=True)

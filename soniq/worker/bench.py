@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from uuid import uuid4
 
 import anyio
@@ -19,6 +20,9 @@ from ..policy.shutdown import Phase
 from ..settings import Settings
 from .attempt import Attempt, Why
 from .bell import Bell
+from .worn import Worn
+
+_PLACE = attrgetter("priority", "scheduled_at", "id")
 
 
 class Bench:
@@ -38,6 +42,8 @@ class Bench:
         listening: Whether notifications arrive.
         hints: Queues that a notification named; `*` is any.
         uncertain: The database may hold jobs for this worker that the worker does not know of.
+        worn: The queues that are not claimed from their heads.
+        sweeping: Held by a claim beside the fetcher's.
         leading: Whether this worker does the upkeep.
         finished: Attempts ended so far.
     """
@@ -59,6 +65,8 @@ class Bench:
         self.listening = False
         self.hints: set[str] = set()
         self.uncertain = False
+        self.worn = Worn()
+        self.sweeping = anyio.Lock()
         self.leading = False
         self.finished = 0
         self.fed_at = time.monotonic()
@@ -68,6 +76,7 @@ class Bench:
         self.wake_phase = Bell()
         self.wake_watchdog = Bell()
         self.wake_stage = Bell()
+        self.wake_sweep = Bell()
         self._sleepers: deque[anyio.Event] = deque()
 
     @property
@@ -98,10 +107,16 @@ class Bench:
             self.hints.add(queue)
             self.wake_news.ring()
 
-    def feed(self, jobs: Iterable[Claimed]) -> None:
+    def feed(self, taken: list[Claimed]) -> None:
         """Put claimed jobs on the bench and wake as many runners as there are jobs."""
+        if not taken:
+            return
         self.fed_at = time.monotonic()
-        for job in jobs:
+        taken.sort(key=_PLACE)  # UPDATE ... RETURNING promises no order
+        for job in taken:
+            if job.cancel_requested:
+                self.end(job, None, CancelAsked())
+                continue
             self.ready.append(job)
             if self._sleepers:
                 self._sleepers.popleft().set()

@@ -6,13 +6,11 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..db.aio import Session
 from ..errors import DatabaseError, TransientError
-from ..job.outcome import CancelAsked
 from ..job.record import Claimed
 from ..policy import turns
 from ..steps import Query
@@ -36,8 +34,6 @@ HOLD_SECONDS = 1.0
 # After going idle the first looks are quick: a job whose enqueuer saw us busy and commits only now
 # sends no notification.
 FIRST_NAP_SECONDS = 0.1
-
-_PLACE = attrgetter("priority", "scheduled_at", "id")
 
 
 class Fetcher:
@@ -90,9 +86,10 @@ class Fetcher:
         self.ended = True
         self._bench.wake_phase.ring()
 
-    async def hand_back_forgotten(self, known: Sequence[str]) -> None:
+    async def hand_back_forgotten(self, known: Callable[[], Sequence[str]]) -> None:
         """Release what the database says this worker holds, but for these jobs."""
-        await self._ask(claims.hand_back_forgotten(self._bench.id, known))
+        async with self._bench.sweeping:  # or what it has just claimed would be unknown
+            await self._ask(claims.hand_back_forgotten(self._bench.id, known()))
         self._bench.uncertain = False
 
     async def _round(self) -> None:
@@ -101,7 +98,7 @@ class Fetcher:
             await self._wait_for_room()
             return
         if bench.uncertain:
-            await self.hand_back_forgotten(bench.known())
+            await self.hand_back_forgotten(bench.known)
         if not await self._take(room):
             await self._rest()
         elif bench.idle and bench.listening and not self._lanes:
@@ -156,15 +153,10 @@ class Fetcher:
         while room > 0 and self._lanes and not bench.draining:
             numbers = turns.shares(room, self._lanes, self._turn)
             self._turn += 1
-            query = claims.claim(
-                bench.id,
-                numbers,
-                self._tasks,
-                slots=self._slots(room),
-                most_bytes=max(0, self._bytes),
-            )
-            taken = await self._ask(query)
-            self._feed(taken)
+            if bench.worn.queues:  # one at a time
+                numbers = dict([next(iter(numbers.items()))])
+            taken = await self._take_from(numbers)
+            bench.feed(taken)
             room -= len(taken)
             came = came or bool(taken)
             if taken and self._fills_bytes(taken):
@@ -180,6 +172,22 @@ class Fetcher:
         self._stuck = [] if came else asked
         return came
 
+    async def _take_from(self, numbers: dict[str, int]) -> list[Claimed]:
+        bench, queue = self._bench, next(iter(numbers)) if len(numbers) == 1 else None
+        query = claims.claim(
+            bench.id,
+            numbers,
+            self._tasks,
+            slots=self._slots(sum(numbers.values())),
+            most_bytes=max(0, self._bytes),
+            above=None if queue is None else bench.worn.levels(queue),
+        )
+        began = time.monotonic()
+        taken = await self._ask(query)
+        if queue is not None and bench.worn.claimed(queue, taken, time.monotonic() - began):
+            bench.wake_sweep.ring()
+        return taken
+
     def _slots(self, wanted: int) -> int | None:
         """Say beyond how many jobs a claim is bounded by bytes; None if they cannot be too many."""
         free = self._bench.free
@@ -191,17 +199,11 @@ class Fetcher:
         self._bytes -= sum(len(job.args) for job in taken)
         return self._bytes < self._bench.settings.max_payload_bytes
 
-    def _feed(self, taken: list[Claimed]) -> None:
-        taken.sort(key=_PLACE)  # UPDATE ... RETURNING promises no order
-        for job in taken:
-            if job.cancel_requested:
-                self._bench.end(job, None, CancelAsked())
-        if taken:
-            self._bench.feed(job for job in taken if not job.cancel_requested)
-
     async def _look(self) -> None:
         """Find the queues that have work."""
-        self._lanes = await self._ask(claims.lanes(self._bench.settings.queues))
+        # To look walks over worn heads as well; whoever sweeps does it, and names what it found.
+        worn = self._bench.worn.queues
+        self._lanes = worn or await self._ask(claims.lanes(self._bench.settings.queues))
         self._looked_at = time.monotonic()
 
     def _hear(self) -> bool:
@@ -280,7 +282,7 @@ class Fetcher:
 
     async def _warn_of_unknown(self) -> None:
         """Say once per name that jobs wait for a task this worker does not have."""
-        if not self._stuck:
+        if not self._stuck or self._bench.worn.queues:
             return
         for name in await self._ask(claims.unknown_tasks(self._stuck, self._tasks)):
             if name not in self._warned:

@@ -28,6 +28,7 @@ from .lead import Leader
 from .prune import Pruner
 from .rescue import Rescuer
 from .stage import Stager
+from .sweep import Sweeper
 from .transaction import Lender
 
 log = logging.getLogger("soniq.worker")
@@ -100,7 +101,7 @@ class Worker:
             SettingsError: The schema is missing or does not fit.
             DatabaseError: The database could not be reached at the start.
         """
-        sessions = [Session(self._database) for _ in range(5)]
+        sessions = [Session(self._database) for _ in range(6)]
         lender = Lender(self.id, self._database)
         try:
             return await self._run(sessions, lender)
@@ -115,7 +116,7 @@ class Worker:
         await self._database.close()
 
     async def _run(self, sessions: list[Session], lender: Lender) -> int:
-        fetching, completing, beating, upkeep, staging = sessions
+        fetching, completing, beating, upkeep, staging, sweeping = sessions
         bench = self.bench
         await beating.run(migrate.require)
         heartbeat = Heartbeat(bench, beating)
@@ -136,6 +137,7 @@ class Worker:
                     executor.watch_deadlines,
                     self._listener().run,
                     leader.run,
+                    Sweeper(bench, sweeping).run,
                     fetcher.run,
                 ):
                     loops.start_soon(loop)
@@ -165,7 +167,13 @@ class Worker:
         left = [job_id for job_id, _ in list(bench.running)]
         executor.leave_threads()
         with anyio.move_on_after(FLUSH_SECONDS):
-            while bench.ready or bench.ended or bench.writing or not fetcher.ended:
+            while (
+                bench.ready
+                or bench.ended
+                or bench.writing
+                or bench.sweeping.locked()
+                or not fetcher.ended
+            ):
                 bench.wake_complete.ring()
                 await bench.wake_phase.wait(0.05)
         return left
@@ -212,7 +220,7 @@ class Worker:
         with anyio.CancelScope(shield=True), anyio.move_on_after(SIGN_OUT_SECONDS):
             try:
                 await completer.flush()
-                await fetcher.hand_back_forgotten(left)
+                await fetcher.hand_back_forgotten(lambda: left)
                 await leader.resign()
                 await heartbeat.sign_out()
             except DatabaseError as error:

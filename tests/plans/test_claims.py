@@ -106,6 +106,31 @@ def test_a_claim_ahead_is_bounded_by_the_bytes_of_the_arguments(
     assert len(desk.ask(claims.claim(WORKER, dict.fromkeys(queues, 9), ["task"]))) == 4
 
 
+def test_a_claim_from_above_the_head_keeps_the_order_of_its_priorities(desk: Desk) -> None:
+    now = datetime.now(UTC)
+
+    def made(priority: int, age: float, **more: Any) -> str:
+        return desk.enqueue(priority=priority, due=now - timedelta(seconds=age), **more)
+
+    made(5, 60)
+    made(50, 60)
+    made(70, 1)
+    urgent, first, second = made(5, 9), made(50, 8), made(50, 7)
+    made(5, 9, queue="elsewhere")
+    made(5, 9, task="strange")
+    above = [(5, now - timedelta(seconds=10)), (50, now - timedelta(seconds=10))]
+
+    def claimed(number: int) -> list[str]:
+        query = claims.claim(WORKER, {"default": number}, ["task"], above=above)
+        return sorted(job.id for job in desk.ask(query))
+
+    assert claimed(2) == sorted([urgent, first])
+    desk.sql("INSERT INTO {soniq}.queues (name, paused) VALUES ('default', true)")
+    assert claimed(9) == []
+    desk.sql("DELETE FROM {soniq}.queues")
+    assert claimed(9) == [second]
+
+
 def test_lanes_are_the_queues_that_have_work(desk: Desk) -> None:
     assert desk.ask(claims.lanes([])) == []
     for queue in ("b", "a", "b", "Ü", "only processing"):

@@ -10,6 +10,7 @@ without the values known to the planner, and what it really read is counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -129,6 +130,12 @@ def _held(desk: Desk, number: int) -> list[str]:
     return [job_id for (job_id,) in rows]
 
 
+def _above(desk: Desk) -> list[tuple[int, datetime]]:
+    """Begin in the middle of the queue; of two priorities one has nothing."""
+    middle = desk.value("SELECT min(scheduled_at) + interval '25 s' FROM {soniq}.jobs")
+    return [(1, middle), (100, middle)]
+
+
 def _told(desk: Desk, number: int) -> list[Told]:
     more: dict[str, Any] = {"delay": 5.0, "reason": "r", "outcome": "failed", "error": "E"}
     return [Told(job_id, 1, **more) for job_id in _held(desk, number)]
@@ -150,6 +157,7 @@ HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
         lambda _: claims.claim(MINE, {"deep": 100}, ["task"], slots=10, most_bytes=10**7),
         3000,
     ),
+    "claim above": (lambda d: claims.claim(MINE, {"deep": 50}, ["task"], above=_above(d)), 3000),
     "claim 100": (lambda _: claims.claim(MINE, {"deep": 80, "z": 20}, ["task", "b"]), 3000),
     "finish 1": (lambda d: endings.finish(MINE, _held(d, 1), [1], ["1"]), 60),
     "finish 100": (lambda d: endings.finish(MINE, _held(d, 100), [1] * 100, ["1"] * 100), 2500),

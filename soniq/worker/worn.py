@@ -1,0 +1,78 @@
+"""Queues with a worn head: dead index entries that no vacuum may take away yet.
+
+While some session holds an old snapshot, the jobs that were done since then stay in the index, and
+a claim that begins at the head of its queue walks over all of them. So when claims become slow, a
+worker begins just below the last jobs it took, priority by priority. What such a claim overlooks
+(a job of another priority, one that was handed back, or committed late) is found by whoever sweeps:
+it claims from the head, beside, as often as that costs a twentieth of its time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from ..job.record import Claimed
+
+# Slower than this beyond what its rows take, and a claim may be walking: some 5,000 dead entries.
+SLOW_SECONDS = 0.002
+ROW_SECONDS = 0.00005
+# All of so many claims must be slow: one may wait for the disk or the processor.
+CLAIMS = 8
+# Below the last job taken: a job's moment is that of its enqueue's begin, not of its commit.
+MARGIN = timedelta(seconds=0.5)
+
+Level = tuple[int, datetime]
+
+
+class Worn:
+    """What one worker knows of the heads of its queues."""
+
+    def __init__(self) -> None:
+        self._head: dict[str, deque[float]] = {}
+        self._above: dict[str, float] = {}
+        self._levels: dict[str, dict[int, datetime]] = {}
+        self._slow = SLOW_SECONDS
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues whose head is worn."""
+        return list(self._levels)
+
+    def levels(self, queue: str) -> list[Level] | None:
+        """Tell where to begin at each priority; None is the head."""
+        levels = self._levels.get(queue)
+        return None if levels is None else [(p, levels[p] - MARGIN) for p in sorted(levels)]
+
+    def claimed(self, queue: str, taken: Sequence[Claimed], seconds: float) -> bool:
+        """Learn from a claim; answer whether the head has just been found worn."""
+        spent = seconds - ROW_SECONDS * len(taken)
+        if queue in self._levels:
+            self._above[queue] = min(self._above.get(queue, spent), spent)
+            self._raise(queue, taken)
+            return False
+        head = self._head.setdefault(queue, deque(maxlen=CLAIMS))
+        head.append(spent)
+        if not taken or len(head) < CLAIMS or min(head) < self._slow:
+            return False
+        self._levels[queue] = {}
+        self._raise(queue, taken)
+        return True
+
+    def swept(self, queue: str, taken: Sequence[Claimed], seconds: float) -> None:
+        """Learn from a claim from the head of a worn queue: whether beginning above it pays."""
+        spent = seconds - ROW_SECONDS * len(taken)
+        if queue in self._above and spent < 2 * self._above[queue] + SLOW_SECONDS / 2:
+            # The vacuum came, or the server is slow for another reason.
+            self._slow = max(SLOW_SECONDS, 2 * spent)
+            for each in (self._levels, self._above, self._head):
+                each.pop(queue)
+        else:
+            self._raise(queue, taken)
+
+    def _raise(self, queue: str, taken: Sequence[Claimed]) -> None:
+        levels = self._levels[queue]
+        for job in taken:
+            if job.scheduled_at > levels.get(job.priority, job.scheduled_at - MARGIN):
+                levels[job.priority] = job.scheduled_at

@@ -1,0 +1,69 @@
+"""When a claim begins above the head of its queue, and when it no longer does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from soniq.job.record import Claimed
+from soniq.worker.worn import CLAIMS, MARGIN, Worn
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def job(second: float, priority: int = 100) -> Claimed:
+    due = NOON + timedelta(seconds=second)
+    return Claimed("id", "task", "q", "{}", 1, 4, 0, priority, due, due, None, None, None)
+
+
+def worn_at(second: float, seconds: float = 0.01) -> Worn:
+    worn = Worn()
+    found = [worn.claimed("q", [job(second)], seconds) for _ in range(CLAIMS)]
+    assert found == [False] * (CLAIMS - 1) + [True]
+    return worn
+
+
+def test_one_quick_claim_among_slow_ones_shows_a_good_head() -> None:
+    worn = Worn()
+    for number in range(3 * CLAIMS):
+        quick = number % CLAIMS == 0
+        assert not worn.claimed("q", [job(0)], 0.0005 if quick else 0.5)
+    assert worn.queues == []
+    assert worn.levels("q") is None
+
+
+def test_the_time_that_rows_take_does_not_count() -> None:
+    worn = Worn()
+    for _ in range(CLAIMS):
+        assert not worn.claimed("q", [job(0)] * 400, 0.02)
+
+
+def test_a_worn_queue_is_claimed_from_just_below_the_last_job_of_each_priority() -> None:
+    worn = worn_at(5)
+    assert worn.levels("q") == [(100, NOON + timedelta(seconds=5) - MARGIN)]
+    worn.claimed("q", [job(9), job(7), job(6, priority=1)], 0.001)
+    assert worn.levels("q") == [
+        (1, NOON + timedelta(seconds=6) - MARGIN),
+        (100, NOON + timedelta(seconds=9) - MARGIN),
+    ]
+    worn.claimed("q", [job(8)], 0.001)
+    assert worn.levels("q") == [
+        (1, NOON + timedelta(seconds=6) - MARGIN),
+        (100, NOON + timedelta(seconds=9) - MARGIN),
+    ]
+
+
+def test_a_sweep_adds_what_it_finds_and_stays_while_the_head_is_slow() -> None:
+    worn = worn_at(5)
+    worn.claimed("q", [job(6)], 0.001)
+    worn.swept("q", [job(1, priority=3)], 0.05)
+    assert worn.queues == ["q"]
+    assert (3, NOON + timedelta(seconds=1) - MARGIN) in (worn.levels("q") or [])
+
+
+def test_a_sweep_as_quick_as_the_claims_ends_it_and_a_slow_server_is_learnt() -> None:
+    worn = worn_at(5)
+    worn.claimed("q", [job(6)], 0.008)
+    worn.swept("q", [], 0.01)
+    assert worn.queues == []
+    for _ in range(2 * CLAIMS):  # as slow as before, for another reason than a worn head
+        assert not worn.claimed("q", [job(7)], 0.01)
