@@ -35,15 +35,15 @@ class Stream:
     usages: list[dict[str, Any]] = field(default_factory=list)
 
     def part(self, first: float, last: float) -> Stream:
-        """Take what was enqueued between two shares of the time."""
-        begin, end = first * self.seconds, last * self.seconds
-        moments = [each for each in self.moments if begin <= each[0] < end]
-        return Stream(end - begin, moments)
+        """Take the jobs between two shares of their number, in the order of their enqueue."""
+        number = len(self.moments)
+        moments = sorted(self.moments)[int(first * number) : int(last * number) + 1]
+        return Stream(moments[-1][0] - moments[0][0], moments)
 
     @property
     def rate(self) -> float:
         """Jobs a second."""
-        return len(self.moments) / self.seconds
+        return len(self.moments) / max(self.seconds, 0.001)
 
     def late(self, share: float) -> float:
         """Milliseconds below which this share of the jobs began after their enqueue."""

@@ -171,7 +171,7 @@ async def test_terminated_connections_cost_the_callers_no_error(
         async with entered(db.acquire()) as c, entered(db.acquire()) as d:
             before = {conn.info.backend_pid for conn in (a, b, c, d)}
     assert len(before) == 4
-    assert terminate() == 4
+    assert terminate() >= 4  # one of the test before may still be closing
     for _ in range(8):
         assert await pid_of(db) not in before
 
