@@ -30,6 +30,9 @@ EFFECT = "note_effect"
 ENDED = ("done", "cancelled", "dead_letter")
 # Time in which the end of a run is written while nothing is wrong, with a good deal to spare.
 UNWRITTEN_SECONDS = 2.0
+# After a stall a worker begins what it held ready, and finds out with its next heartbeat.
+STALLS = ("frozen", "blocked")
+STALE_SECONDS = 1.0
 # What may end a run that was not the job's last, and what of it the database must know: that an
 # attempt was spent on a lost worker, that none was, or either (the worker may have been quicker).
 SPENDS = {
@@ -213,7 +216,11 @@ def explanation(run: Run, book: Book) -> str | None:
         return "failed"
     hits = [fault for fault in book.faults if fault.hit == run.pid]
     window = run.ended + UNWRITTEN_SECONDS
-    during = {fault.kind for fault in hits if run.began <= fault.at <= window}
+    during = {
+        fault.kind
+        for fault in hits
+        if run.began - (STALE_SECONDS if fault.kind in STALLS else 0.0) <= fault.at <= window
+    }
     for kind in SPENDS:
         if kind in during and kind != "stopped":
             return kind

@@ -6,11 +6,12 @@ Its handlers note in the ledger that SONIQ_CHAOS_LEDGER names when a run begins 
 from __future__ import annotations
 
 import os
-import time
+import threading
 from pathlib import Path
 
 import anyio
 
+import soniq
 from soniq import Soniq
 from soniq.events import LeaseLost, WorkerFenced, WorkerStarted, WorkerStopped
 from soniq.job import JobContext
@@ -34,7 +35,7 @@ async def note(ctx: JobContext, key: str, seconds: float) -> list[int]:
 @app.job(name="note_thread", max_retries=30, retry_delay=0.05)
 def note_thread(ctx: JobContext, key: str, seconds: float) -> list[int]:
     with ledger.run(ctx, key):
-        time.sleep(seconds)
+        threading.Event().wait(seconds)
         ctx.check_cancelled()
     return [ctx.attempt, os.getpid()]
 
@@ -53,7 +54,7 @@ TASKS = (note, note_thread, note_effect)
 
 def _started(event: WorkerStarted) -> None:
     me[:] = [event.worker_id]
-    ledger.note("worker", worker=event.worker_id)
+    ledger.note("worker", worker=event.worker_id, soniq=soniq.__file__)
 
 
 app.bus.subscribe(WorkerStarted, _started)

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anyio import get_cancelled_exc_class
-
 
 class Ledger:
     """Notes of one scenario; any number of processes write at once."""
@@ -32,8 +30,14 @@ class Ledger:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
     @contextmanager
-    def run(self, context: Any, key: str) -> Iterator[None]:
-        """Note the begin and the end of one run of a handler, and how it ended."""
+    def run(self, context: Any, key: str, ends: str = "end") -> Iterator[None]:
+        """Note the begin and the end of one run of a handler, and how it ended.
+
+        Args:
+            context: The handler's.
+            key: The job's.
+            ends: What to call its end where it fails by what it returns.
+        """
         about = {
             "key": key,
             "job": context.job_id,
@@ -46,7 +50,7 @@ class Ledger:
         except BaseException as error:
             self.note("cut" if _was_cut(error) else "fail", error=repr(error)[:200], **about)
             raise
-        self.note("end", **about)
+        self.note(ends, **about)
 
     def fault(self, kind: str, pid: int | None = None, **fields: object) -> None:
         """Note that the harness hurts a process; None is all of them."""
@@ -58,9 +62,8 @@ class Ledger:
 
 
 def _was_cut(error: BaseException) -> bool:
-    from soniq.errors import JobCancelled
-
-    return isinstance(error, (get_cancelled_exc_class(), JobCancelled))
+    # By name: in a thread or a child process there is no loop to ask for its own class.
+    return type(error).__name__ in {"CancelledError", "Cancelled", "JobCancelled"}
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
@@ -125,14 +126,14 @@ async def from_sync_code(share: Share) -> None:
 
     def produce() -> None:
         while not share.complete:
-            time.sleep(share.pause())
+            threading.Event().wait(share.pause())  # libfaketime breaks time.sleep()
             task, args = share.draw()
             began = time.monotonic()
             try:
                 share.noted([args["key"]], [app.sync.enqueue(task.name, args=args)])
             except (SoniqError, psycopg.Error) as error:
                 share.failed([args["key"]], error, time.monotonic() - began)
-                time.sleep(0.05)
+                threading.Event().wait(0.05)
 
     await anyio.to_thread.run_sync(produce)
 

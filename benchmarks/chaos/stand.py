@@ -21,7 +21,8 @@ from .ledger import Book
 from .postgres import Server, Site
 
 ROOT = Path(__file__).parents[2]
-WORKER = ("-m", "soniq", "worker", "benchmarks.chaos.application:app")
+WORKER = ("-m", "soniq", "worker")
+APP = "benchmarks.chaos.application:app"
 PRODUCER = ("-m", "benchmarks.chaos.producer")
 
 # Short enough that rescues happen within a scenario, long enough for a busy machine.
@@ -119,9 +120,9 @@ class Stand:
         self.hands.append(hand)
         return hand
 
-    def hire(self, **more: Any) -> Hand:
+    def hire(self, app: str = APP, **more: Any) -> Hand:
         """Start a worker; `ready` waits for it."""
-        return self.run(*WORKER, **{**SETTINGS, **more})
+        return self.run(*WORKER, app, **{**SETTINGS, **more})
 
     async def crew(self, count: int, **more: Any) -> list[Hand]:
         """Start workers, and wait until all of them run."""
@@ -164,6 +165,7 @@ class Stand:
         hand.process.send_signal(signal.SIGSTOP)
 
     def thaw(self, hand: Hand) -> None:
+        self.ledger.fault("frozen", hand.pid)  # up to this moment, that is
         hand.process.send_signal(signal.SIGCONT)
 
     def terminate(self, hand: Hand) -> None:

@@ -7,7 +7,7 @@ import importlib
 from ._scenario import ALL, Scenario
 
 # Each module registers what it declares.
-for _name in ("workers", "server", "failover", "network", "limits"):
+for _name in ("workers", "server", "failover", "network", "limits", "clock", "handlers", "upgrade"):
     importlib.import_module(f"{__name__}.{_name}")
 
 SCENARIOS: dict[str, Scenario] = {
