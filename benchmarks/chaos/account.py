@@ -31,13 +31,14 @@ ENDED = ("done", "cancelled", "dead_letter")
 # Time in which the end of a run is written while nothing is wrong, with a good deal to spare.
 UNWRITTEN_SECONDS = 2.0
 # After a stall a worker begins what it held ready, and finds out with its next heartbeat.
-STALLS = ("frozen", "blocked")
+STALLS = ("thawed", "blocked")
 STALE_SECONDS = 1.0
 # What may end a run that was not the job's last, and what of it the database must know: that an
 # attempt was spent on a lost worker, that none was, or either (the worker may have been quicker).
 SPENDS = {
     "killed": True,
     "frozen": None,
+    "thawed": None,
     "blocked": None,
     "cut off": None,
     "fenced": None,

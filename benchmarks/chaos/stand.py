@@ -165,7 +165,7 @@ class Stand:
         hand.process.send_signal(signal.SIGSTOP)
 
     def thaw(self, hand: Hand) -> None:
-        self.ledger.fault("frozen", hand.pid)  # up to this moment, that is
+        self.ledger.fault("thawed", hand.pid)
         hand.process.send_signal(signal.SIGCONT)
 
     def terminate(self, hand: Hand) -> None:

@@ -65,6 +65,13 @@ def test_a_handed_back_run_must_not_have_spent_an_attempt() -> None:
     assert len(taken(lines, replace(TWICE, result=[1, 2], attempt=1)).problems) == 2
 
 
+def test_what_a_worker_held_ready_while_it_was_frozen_may_begin_just_after() -> None:
+    lines = [ACK, fault("frozen", 1, A), fault("thawed", 5, A), *ran(A, 1, 5.5), *ran(B, 2, 4)]
+    assert taken(lines, TWICE).problems == []
+    late = [ACK, fault("frozen", 1, A), fault("thawed", 5, A), *ran(A, 1, 9), *ran(B, 2, 4)]
+    assert len(taken(late, TWICE).problems) == 1
+
+
 @pytest.mark.parametrize("how", ["fail", None])
 def test_an_effect_that_was_committed_ends_its_job_whatever_its_handler_came_to(how: Any) -> None:
     effect = replace(ONCE, task="note_effect", result=None, effects=1)

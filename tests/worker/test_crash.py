@@ -107,6 +107,8 @@ async def test_a_worker_that_loses_the_network_stops_its_jobs_before_others_may_
     app: Soniq, seen: Seen, ask: Ask, database_url: str
 ) -> None:
     """Nothing is refused and nothing is answered: the worker must notice by itself."""
+    # A second between the fence and the rescue: a busy machine may be late with either.
+    steady = QUICK | {"heartbeat_timeout": 3.0, "heartbeat_interval": 1.0}
     stopped: list[float] = []
     started_again: list[float] = []
     app.bus.subscribe(JobStarted, lambda event: started_again.append(anyio.current_time()))
@@ -126,16 +128,16 @@ async def test_a_worker_that_loses_the_network_stops_its_jobs_before_others_may_
                     stopped.append(anyio.current_time())
 
             job_id = await app.enqueue("hold")
-            async with working(far, **QUICK) as hand:
+            async with working(far, **steady) as hand:
                 await far_seen.one(JobStarted)
-                async with working(app, **QUICK):
+                async with working(app, **steady):
                     await idle(ask, 2)
                     road.block()
                     fenced = await far_seen.one(WorkerFenced, worker_id=hand.worker.id)
                     job = await ended(app, job_id)
                 road.clear()
                 await far_seen.one(LeaseLost, job_id=job_id, seconds=20)
-    assert 0.7 < fenced.seconds < 1.0
+    assert fenced.seconds > 1.9
     assert (job.status, job.attempt) == (JobStatus.DONE, 2)
     assert stopped[0] < started_again[0]
     assert far_seen.of(JobFinished) == []

@@ -164,7 +164,11 @@ async def test_a_thread_that_does_not_end_is_left_behind_and_its_job_rescued_by_
         assert seen.of(WorkerStopped) == [WorkerStopped(hand.worker.id, (job_id,))]
         job = await app.get_job(job_id)
         assert (job.status, job.worker_id) == (JobStatus.PROCESSING, hand.worker.id)
-        await ask("UPDATE soniq.watch SET since = now() - interval '1 day'")
+        # The first worker may have been too short-lived to begin the watch.
+        await ask(
+            "INSERT INTO soniq.watch (since) VALUES (now() - interval '1 day')"
+            " ON CONFLICT (single) DO UPDATE SET since = excluded.since"
+        )
         async with working(app):
             job = await ended(app, job_id)
         gate.set()

@@ -6,8 +6,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import anyio
-
 from ..postgres import DATABASE, TABLES
 from ..stand import ROOT, Stand
 from ._scenario import scenario
@@ -52,12 +50,13 @@ async def upgrade(stand: Stand) -> None:
     await _set_up(stand, last)
     await stand.ask(TABLES)
     old = await stand.crew(2, cwd=last)
+    stand.jobs, stand.seconds = stand.jobs // 2, stand.seconds / 2
     async with stand.producing(cwd=last):
-        await anyio.sleep(stand.seconds / 4)
         await _set_up(stand, ROOT)
         new = await stand.crew(2)
-        await anyio.sleep(stand.seconds / 4)
-        await stand.dismiss(*old)
+    async with stand.producing():
+        pass
+    await stand.dismiss(*old)
     await stand.settled()
     await stand.dismiss(*new)
     _see_that_both_worked(stand, last, [hand.pid for hand in old])
