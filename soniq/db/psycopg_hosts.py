@@ -14,8 +14,9 @@ from psycopg.postgres import register_default_adapters, register_default_types
 from psycopg.types import TypesRegistry
 
 from soniq.errors import ConnectionLost, ReadOnlyServer, SoniqError, TransactionAborted
-from soniq.steps import Batch, CopyIn, Query, Script
+from soniq.steps import Batch, CopyIn, Query, Script, nothing
 
+from . import direct
 from .faults import stale_plan, translate
 from .hosts import AsyncHost, Host
 from .render import encoded
@@ -79,13 +80,19 @@ class PsycopgHost(Host):
 
     def query(self, step: Query[R]) -> list[R]:
         """Run one statement and decode its rows."""
-        cursor = self._cursor()
         sql = encoded(step.sql, self._schema)
+        cursor = None
         try:
+            if step.decode is nothing:
+                count = direct.execute(self._connection, sql, step.params)
+                if count is not None:
+                    return [None] * count  # type: ignore[list-item]
+            cursor = self._cursor()
             cursor.execute(sql, step.params, binary=step.binary)
         except psycopg.errors.FeatureNotSupported as error:
             if not self._spoiled(error):
                 raise
+            cursor = cursor or self._cursor()
             cursor.execute(sql, step.params, binary=step.binary, prepare=False)
         if cursor.pgresult is None:  # the caller is in pipeline mode: send, and wait
             cursor._fetch_pipeline()
@@ -162,13 +169,19 @@ class AsyncPsycopgHost(AsyncHost):
 
     async def query(self, step: Query[R]) -> list[R]:
         """Run one statement and decode its rows."""
-        cursor = self._cursor()
         sql = encoded(step.sql, self._schema)
+        cursor = None
         try:
+            if step.decode is nothing:
+                count = await direct.execute_async(self._connection, sql, step.params)
+                if count is not None:
+                    return [None] * count  # type: ignore[list-item]
+            cursor = self._cursor()
             await cursor.execute(sql, step.params, binary=step.binary)
         except psycopg.errors.FeatureNotSupported as error:
             if not self._spoiled(error):
                 raise
+            cursor = cursor or self._cursor()
             await cursor.execute(sql, step.params, binary=step.binary, prepare=False)
         if cursor.pgresult is None:  # the caller is in pipeline mode: send, and wait
             await cursor._fetch_pipeline()

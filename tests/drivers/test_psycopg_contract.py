@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import psycopg
-from psycopg import pq
+from psycopg import generators, pq
+from psycopg._queries import _query2pg
 from psycopg.postgres import register_default_adapters, register_default_types
 
 from soniq.db.psycopg_hosts import PLAIN, PlainAsyncCursor, PlainCursor
@@ -76,6 +78,22 @@ def test_a_plain_cursor_uses_the_plain_adapters(scratch: str) -> None:
         assert callable(cursor._fetch_pipeline)
         assert cursor.execute("SELECT 1, 'a', true").fetchall() == [(1, "a", True)]
     assert inspect.iscoroutinefunction(PlainAsyncCursor._fetch_pipeline)
+
+
+def test_the_short_way_finds_what_psycopg_has_prepared(scratch: str) -> None:
+    asked = "SELECT CAST(%(b)s AS text), CAST(%(a)s AS text), CAST(%(b)s AS text)"
+    query = b"SELECT CAST($1 AS text), CAST($2 AS text), CAST($1 AS text)"
+    assert _query2pg(asked.encode(), "utf-8")[::2] == (query, ["b", "a"])
+    with Connection.connect(scratch, autocommit=True, prepare_threshold=0) as connection:
+        PlainCursor(connection).execute(asked.encode(), {"a": "x", "b": None})
+        manager = connection._prepared
+        assert dict(manager._names) == {(query, (0, 0)): b"_pg3_0"}
+        assert isinstance(manager._names, OrderedDict)
+        assert not manager._to_flush
+        assert manager.prepare_threshold == 0
+        connection.pgconn.send_query_prepared(b"_pg3_0", [None, b"x"])
+        (result,) = connection.wait(generators.execute(connection.pgconn))
+        assert result.get_value(0, 1) == b"x"
 
 
 def test_a_dropped_connection_that_says_it_is_pooled_gives_no_warning(scratch: str) -> None:
