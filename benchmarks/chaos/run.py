@@ -24,8 +24,9 @@ def play(scenario: Scenario, site: Site, *, jobs: int, seconds: float) -> Accoun
     began = time.monotonic()
     account = anyio.run(_play, scenario, site, jobs, seconds, folder)
     account.seconds = time.monotonic() - began
-    if account.balanced:
-        shutil.rmtree(folder, ignore_errors=True)
+    if not account.balanced:
+        kept = shutil.move(folder, Path(tempfile.gettempdir()) / f"soniq-{folder.name}")
+        account.problems.insert(0, f"the ledger and the logs are kept in {kept}")
     return account
 
 
