@@ -27,8 +27,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from soniq.store import workers
-
 from .desk import Desk
 from .model import Model, Row
 from .operations import (
@@ -73,8 +71,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.keeper, self.desks, self.threads = keeper, desks, threads
         self.model = Model()
-        keeper.ask(workers.watch())
-        keeper.sql("UPDATE {soniq}.watch SET since = since - interval '1 hour'")
+        keeper.watch_since_an_hour()
         keeper.sql("DELETE FROM {soniq}.queues")
         self.forget()
         for worker in WORKERS:
