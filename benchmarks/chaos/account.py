@@ -30,9 +30,9 @@ EFFECT = "note_effect"
 ENDED = ("done", "cancelled", "dead_letter")
 # Time in which the end of a run is written while nothing is wrong, with a good deal to spare.
 UNWRITTEN_SECONDS = 2.0
-# After a stall a worker begins what it held ready, and finds out with its next heartbeat.
-STALLS = ("thawed", "blocked")
-STALE_SECONDS = 1.0
+# Seconds after a fault in which its victim may still begin what it held ready: until its next
+# heartbeat tells it, or until it fences itself.
+STALE_SECONDS = {"thawed": 1.0, "blocked": 1.0, "cut off": 3.0}
 # What may end a run that was not the job's last, and what of it the database must know: that an
 # attempt was spent on a lost worker, that none was, or either (the worker may have been quicker).
 SPENDS = {
@@ -220,7 +220,7 @@ def explanation(run: Run, book: Book) -> str | None:
     during = {
         fault.kind
         for fault in hits
-        if run.began - (STALE_SECONDS if fault.kind in STALLS else 0.0) <= fault.at <= window
+        if run.began - STALE_SECONDS.get(fault.kind, 0.0) <= fault.at <= window
     }
     for kind in SPENDS:
         if kind in during and kind != "stopped":
