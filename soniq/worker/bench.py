@@ -16,6 +16,7 @@ from ..job.hooks import Hooks
 from ..job.outcome import CancelAsked, Ending, Interrupted
 from ..job.record import Claimed
 from ..job.registry import Registry
+from ..policy import turns
 from ..policy.shutdown import Phase
 from ..settings import Settings
 from .attempt import Attempt, Why
@@ -23,6 +24,7 @@ from .bell import Bell
 from .worn import Worn
 
 _PLACE = attrgetter("priority", "scheduled_at", "id")
+_QUEUE = attrgetter("queue")
 
 
 class Bench:
@@ -31,7 +33,7 @@ class Bench:
     Attributes:
         id: The worker's id, a UUID.
         hands: Held by whoever takes from `ready`, for threads do too.
-        ready: Claimed jobs that wait for a slot, in order.
+        ready: Claimed jobs that wait for a slot, in order; their queues take turns.
         low: As few as that in `ready`, and more are wanted.
         running: Attempts that run, by job id and number: a thread that will not end may still be at
             an attempt when this worker claims the next one of the same job.
@@ -56,6 +58,7 @@ class Bench:
         self.bus = bus
         self.hands = threading.Lock()
         self.ready: deque[Claimed] = deque()
+        self._queues: set[str] = set()  # of all that are ready, and maybe of some that were
         self.low = 0
         self.running: dict[tuple[str, int], Attempt] = {}
         self.ended: list[tuple[Claimed, Attempt | None, Ending]] = []
@@ -113,13 +116,25 @@ class Bench:
             return
         self.fed_at = time.monotonic()
         taken.sort(key=_PLACE)  # UPDATE ... RETURNING promises no order
-        for job in taken:
+        wanted = [job for job in taken if not job.cancel_requested]
+        for job in taken if len(wanted) < len(taken) else ():
             if job.cancel_requested:
                 self.end(job, None, CancelAsked())
-                continue
-            self.ready.append(job)
-            if self._sleepers:
-                self._sleepers.popleft().set()
+        with self.hands:
+            self._add(wanted)
+        for _ in range(min(len(wanted), len(self._sleepers))):
+            self._sleepers.popleft().set()
+
+    def _add(self, jobs: list[Claimed]) -> None:
+        if not self.ready:
+            self._queues.clear()
+        self._queues.update(map(_QUEUE, jobs))
+        self.ready.extend(jobs)
+        if len(self._queues) > 1:
+            dealt = turns.deal(self.ready, _QUEUE)
+            self.ready.clear()
+            self.ready.extend(dealt)
+            self._queues = set(map(_QUEUE, dealt))
 
     async def next_job(self) -> Claimed:
         """Take the next ready job, waiting for one."""

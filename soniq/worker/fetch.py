@@ -27,8 +27,11 @@ BUSY_SECONDS = 0.1
 LULL_SECONDS = 0.005
 PAUSE_SECONDS = 0.002
 LINGER_SECONDS = 0.05
-# How often a busy worker looks for queues it did not know to have work.
-LOOK_SECONDS = 1.0
+# A busy worker looks for queues it did not know to have work as often as that takes a thirtieth of
+# its time, but not more often than a job may well wait, and once a second in any case.
+LOOK_REST = 30
+LOOK_SECONDS = 0.01
+MOST_LOOK_SECONDS = 1.0
 # Jobs claimed ahead that found no slot for this long go back: another worker may be free.
 HOLD_SECONDS = 1.0
 # After going idle the first looks are quick: a job whose enqueuer saw us busy and commits only now
@@ -57,8 +60,8 @@ class Fetcher:
         self._tasks = bench.registry.names()
         self._lanes: list[str] = []
         self._recent: list[str] = []
-        self._turn = 0
-        self._looked_at = 0.0
+        self._look_at = 0.0
+        self._barren = turns.Barren()
         self._took_at = 0.0
         self._busy_since: float | None = None
         self._stuck: list[str] = []
@@ -125,7 +128,9 @@ class Fetcher:
         bench.low = target // 2
         if at_hand > bench.low:
             return 0
-        self._bytes = bench.settings.prefetch_bytes - sum(len(job.args) for job in bench.ready)
+        with bench.hands:
+            held = sum(len(job.args) for job in bench.ready)
+        self._bytes = bench.settings.prefetch_bytes - held
         heavy = 2 * self._bytes < bench.settings.prefetch_bytes
         return max(0, bench.free - at_hand) if heavy else target - at_hand
 
@@ -135,7 +140,7 @@ class Fetcher:
         """Claim from the queues known to have work, or from those a look finds."""
         self.dry = False
         hinted = self._hear()
-        stale = time.monotonic() - self._looked_at > LOOK_SECONDS
+        stale = time.monotonic() >= self._look_at
         look_first = not self._lanes or (stale and not hinted)
         if look_first:
             await self._look()
@@ -151,22 +156,20 @@ class Fetcher:
         """Claim until there is no room or no queue with work; answer if any job came."""
         bench, came, asked = self._bench, False, self._lanes
         while room > 0 and self._lanes and not bench.draining:
-            numbers = turns.shares(room, self._lanes, self._turn)
-            self._turn += 1
+            numbers = turns.shares(room, self._lanes)
             if bench.worn.queues:  # one at a time
                 numbers = dict([next(iter(numbers.items()))])
             taken = await self._take_from(numbers)
             bench.feed(taken)
             room -= len(taken)
             came = came or bool(taken)
-            if taken and self._fills_bytes(taken):
+            counts = Counter(job.queue for job in taken)
+            self._barren.learn(numbers, counts, time.monotonic())
+            full = bool(taken) and self._fills_bytes(taken)
+            dry = () if full else [lane for lane in numbers if counts[lane] < numbers[lane]]
+            self._lanes = turns.after(self._lanes, numbers, dry=dry)
+            if full:
                 break
-            if len(numbers) == 1:
-                dry = set(numbers) if len(taken) < sum(numbers.values()) else set()
-            else:
-                counts = Counter(job.queue for job in taken)
-                dry = {lane for lane, number in numbers.items() if counts[lane] < number}
-            self._lanes = [lane for lane in self._lanes if lane not in dry]
         if came:
             self._recent = asked
         self._stuck = [] if came else asked
@@ -200,11 +203,17 @@ class Fetcher:
         return self._bytes < self._bench.settings.max_payload_bytes
 
     async def _look(self) -> None:
-        """Find the queues that have work."""
+        """Find the queues that have work; those not known come last in the round."""
         # To look walks over worn heads as well; whoever sweeps does it, and names what it found.
-        worn = self._bench.worn.queues
-        self._lanes = worn or await self._ask(claims.lanes(self._bench.settings.queues))
-        self._looked_at = time.monotonic()
+        worn, began = self._bench.worn.queues, time.monotonic()
+        found = worn or await self._ask(claims.lanes(self._bench.settings.queues))
+        now = time.monotonic()
+        self._look_at = now + min(max(LOOK_REST * (now - began), LOOK_SECONDS), MOST_LOOK_SECONDS)
+        self._barren.keep(found)
+        if self._lanes:  # there is work without the barren ones
+            known = set(self._lanes)
+            found = [q for q in found if q not in known and not self._barren.rests(q, now)]
+        self._lanes = [*self._lanes, *found]
 
     def _hear(self) -> bool:
         """Add the queues that notifications named; answer whether they name all there can be."""
@@ -214,7 +223,7 @@ class Fetcher:
         hints.clear()
         self._lanes += named
         if everything:
-            self._looked_at = 0.0
+            self._look_at = 0.0
         return bool(named) and not everything
 
     # -- nothing to do
@@ -251,7 +260,10 @@ class Fetcher:
         """After a busy time look a few times more before asking for notifications."""
         while time.monotonic() - self._took_at < LINGER_SECONDS and not self._bench.draining:
             await self._bench.wake_news.wait(PAUSE_SECONDS)
-            self._lanes = list(self._recent)
+            if len(self._recent) == 1 and time.monotonic() < self._look_at:
+                self._lanes = list(self._recent)
+            else:
+                await self._look()
             if await self._claim(self._room()):
                 await self._note_busy()
                 return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -291,29 +292,94 @@ def test_no_event_leads_out_of_an_end() -> None:
 
 # -- turns
 
-_lanes = st.lists(st.text(min_size=1), max_size=12, unique=True)
+_lanes = st.integers(0, 100).map(lambda count: [f"queue {n}" for n in range(count)])
 
 
-@given(st.integers(-3, 500), _lanes, st.integers(0, 1000))
-def test_shares_sum_up_and_differ_by_one_at_most(wanted: int, lanes: list[str], turn: int) -> None:
-    split = turns.shares(wanted, lanes, turn)
+@given(st.integers(-3, 500), _lanes)
+def test_shares_sum_up_and_differ_by_one_at_most(wanted: int, lanes: list[str]) -> None:
+    split = turns.shares(wanted, lanes)
     assert sum(split.values()) == (max(0, wanted) if lanes else 0)
-    assert all(number > 0 for number in split.values())
-    every = [split.get(lane, 0) for lane in lanes] or [0]
+    assert list(split) == lanes[: min(max(0, wanted), turns.MOST_LANES)]
+    every = split.values() or [0]
     assert max(every) - min(every) <= 1
 
 
-@given(st.integers(1, 500), _lanes, st.integers(0, 1000))
-def test_every_queue_gets_its_turn_and_nobody_more_of_them(
-    wanted: int, lanes: list[str], turn: int
-) -> None:
+@given(st.integers(1, 500), _lanes)
+def test_every_queue_gets_its_turn_and_nobody_more_of_them(wanted: int, lanes: list[str]) -> None:
     """A deep queue never starves a shallow one, even where a claim is of one job."""
     assume(lanes)
+    at_once = min(wanted, len(lanes), turns.MOST_LANES)
+    asked_at = dict.fromkeys(lanes, -1)
     total: Counter[str] = Counter()
-    for n in range(len(lanes)):
-        total.update(turns.shares(wanted, lanes, turn + n))
-    assert set(total) == set(lanes)
-    assert set(total.values()) == {wanted}
+    order = lanes
+    for claim in range(len(lanes)):
+        split = turns.shares(wanted, order)
+        order = turns.after(order, split, dry=())
+        for lane in split:
+            assert claim - asked_at[lane] <= math.ceil(len(lanes) / at_once)
+            asked_at[lane] = claim
+        total.update(split)
+    assert min(asked_at.values()) >= 0
+    assert at_once < len(lanes) or set(total.values()) == {wanted}
+
+
+def test_a_queue_without_work_leaves_the_round() -> None:
+    assert turns.after(["a", "b", "c", "d"], {"a": 2, "b": 1, "c": 1}, dry=["b"]) == ["d", "c", "a"]
+
+
+_jobs = st.lists(st.tuples(st.sampled_from("abcde"), st.integers()), max_size=60)
+
+
+def _queue(job: tuple[str, int]) -> str:
+    return job[0]
+
+
+@given(_jobs)
+def test_jobs_that_wait_take_turns_by_queue_and_keep_the_order_of_each(
+    jobs: list[tuple[str, int]],
+) -> None:
+    dealt = turns.deal(jobs, _queue)
+    assert turns.deal(dealt, _queue) == dealt
+    before: Counter[str] = Counter()
+    for queue, _ in dealt:
+        left = [other for other in "abcde" if before[other] < sum(q == other for q, _ in jobs)]
+        assert all(before[queue] <= before[other] for other in left)
+        before[queue] += 1
+    for queue in "abcde":
+        assert [job for job in dealt if job[0] == queue] == [job for job in jobs if job[0] == queue]
+
+
+@given(_jobs, _jobs)
+def test_what_comes_later_from_another_queue_never_goes_before_the_first_of_each(
+    jobs: list[tuple[str, int]], later: list[tuple[str, int]]
+) -> None:
+    dealt = turns.deal(jobs, _queue)
+    firsts = list(dict.fromkeys(map(_queue, dealt)))
+    assert list(map(_queue, turns.deal([*dealt, *later], _queue)))[: len(firsts)] == firsts
+
+
+def test_a_queue_that_gives_nothing_is_asked_less_and_less_often_until_it_gives() -> None:
+    barren, now = turns.Barren(), 100.0
+    pauses = []
+    for _ in range(10):
+        barren.learn(["a", "b"], {"b": 1}, now)
+        began = now
+        while barren.rests("a", now):
+            now += 0.005
+        pauses.append(now - began)
+        assert not barren.rests("b", now)
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(turns.LEAST_PAUSE_SECONDS, abs=0.006)
+    assert pauses[-1] == pytest.approx(turns.MOST_PAUSE_SECONDS, abs=0.006)
+    barren.learn(["a"], {}, now)
+    assert barren.rests("a", now)
+    barren.keep(["a"])
+    assert barren.rests("a", now)
+    barren.learn(["a"], {"a": 1}, now)
+    assert not barren.rests("a", now)
+    barren.learn(["a"], {}, now)
+    barren.keep(["b"])
+    assert not barren.rests("a", now)
 
 
 @given(st.floats(0, 1e9), st.integers(0, 10_000), st.floats(0.001, 10))
