@@ -39,6 +39,7 @@ class Attempt:
         timeout: The seconds from start to deadline.
         threaded: Whether it runs in a thread, which nobody can kill.
         why: Why it was told to stop; the first reason stays.
+        settled: Whether its handler answered in time; how long its hooks take changes nothing.
         written: Whether its handler ended the job within its own transaction.
         left: Whether its thread would not end and the worker went without it.
         overran: Whether it was reported that its thread outlived the deadline.
@@ -54,6 +55,7 @@ class Attempt:
         "overran",
         "reported",
         "scope",
+        "settled",
         "started",
         "task",
         "threaded",
@@ -75,6 +77,7 @@ class Attempt:
         self.deadline = None if timeout is None or task.apart else self.started + timeout
         self.scope: anyio.CancelScope | None = None
         self.why: Why | None = None
+        self.settled = False
         self.written = False
         self.overran = False
         self.reported = False

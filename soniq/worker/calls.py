@@ -108,6 +108,7 @@ def _settled(attempt: Attempt, result: Any) -> Any:
     """Raise what a handler may as well return; and that it is too late for any answer."""
     if attempt.why is Why.TIMEOUT and not attempt.written:
         raise TimedOut(attempt.timeout or 0.0).error()
+    attempt.settled = True
     if isinstance(result, Signal):
         raise result
     return result

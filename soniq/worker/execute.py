@@ -216,7 +216,8 @@ class Executor:
     def _after(self, attempt: Attempt, result: str | None) -> Ending:
         if attempt.written:
             return AlreadyWritten()
-        if attempt.why is Why.TIMEOUT:  # too late, even if the handler went on and returned
+        # Too late, even if the handler went on and returned.
+        if attempt.why is Why.TIMEOUT and not attempt.settled:
             return TimedOut(attempt.timeout or 0.0)
         return Returned(result)
 
@@ -233,7 +234,7 @@ class Executor:
             return self._after(attempt, None)
         # What fails because it was told to stop has not failed: a shutdown costs no attempt.
         obeys = attempt.why is Why.TIMEOUT or not isinstance(error, Signal)
-        return _stopped(attempt) if told and obeys else Raised(error)
+        return _stopped(attempt) if told and obeys and not attempt.settled else Raised(error)
 
     # -- deadlines
 

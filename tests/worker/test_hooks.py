@@ -269,3 +269,35 @@ async def test_an_error_hook_is_told_of_a_handler_that_answers_too_late(
     await run_once(app)
     assert calls == [("error", job_id, "The attempt took longer than its timeout of 0.1 s.")]
     assert (await app.get_job(job_id)).attempts[-1].outcome == "timed_out"
+
+
+@HOOKS
+async def test_a_handler_that_answers_in_time_has_done_so_though_its_hooks_outlast_the_deadline(
+    app: Soniq, hook_kind: str
+) -> None:
+    """`after_job` was told of the success, and then the attempt counted as timed out."""
+    contexts: list[JobContext] = []
+
+    def wait() -> None:
+        while not contexts[0].cancelled:
+            threading.Event().wait(0.005)
+
+    async def outlast_async(context: JobContext, result: object) -> None:
+        contexts.append(context)
+        await anyio.to_thread.run_sync(wait)
+
+    def outlast(context: JobContext, result: object) -> None:
+        contexts.append(context)
+        wait()
+
+    app.after_job(outlast if hook_kind == "sync" else outlast_async)
+
+    @app.job(timeout=0.2, max_retries=0)
+    def act() -> str:
+        return "in time"
+
+    job_id = await app.enqueue(act)
+    await run_once(app)
+    job = await app.get_job(job_id)
+    assert (job.status, job.result, job.attempts) == (JobStatus.DONE, "in time", ())
+    assert contexts
