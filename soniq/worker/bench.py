@@ -46,6 +46,7 @@ class Bench:
         uncertain: The database may hold jobs for this worker that the worker does not know of.
         worn: The queues that are not claimed from their heads.
         sweeping: Held by a claim beside the fetcher's.
+        fenced: The worker could not report for so long that others may take its jobs.
         leading: Whether this worker does the upkeep.
         finished: Attempts ended so far.
     """
@@ -70,6 +71,7 @@ class Bench:
         self.uncertain = False
         self.worn = Worn()
         self.sweeping = anyio.Lock()
+        self.fenced = False
         self.leading = False
         self.finished = 0
         self.fed_at = time.monotonic()

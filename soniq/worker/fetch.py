@@ -92,8 +92,8 @@ class Fetcher:
     async def hand_back_forgotten(self, known: Callable[[], Sequence[str]]) -> None:
         """Release what the database says this worker holds, but for these jobs."""
         async with self._bench.sweeping:  # or what it has just claimed would be unknown
+            self._bench.uncertain = False  # first: what makes it so meanwhile must stay
             await self._ask(claims.hand_back_forgotten(self._bench.id, known()))
-        self._bench.uncertain = False
 
     async def _round(self) -> None:
         bench = self._bench
@@ -111,16 +111,21 @@ class Fetcher:
     async def _wait_for_room(self) -> None:
         """Wait until jobs are wanted; hand back what was claimed ahead and finds no slot."""
         bench = self._bench
-        rung = await bench.wake_fetch.wait(HOLD_SECONDS if bench.ready else None)
-        if not rung and time.monotonic() - bench.fed_at >= HOLD_SECONDS:
-            bench.hand_back()
+        if not await bench.wake_fetch.wait(HOLD_SECONDS if bench.ready else None):
+            self._hand_back_held()
+
+    def _hand_back_held(self) -> None:
+        if time.monotonic() - self._bench.fed_at >= HOLD_SECONDS:
+            self._bench.hand_back()
 
     async def _ask(self, query: Query[R]) -> list[R]:
         return await self._session.run(query.__iter__)
 
     def _room(self) -> int:
-        """Say how many jobs to claim; 0 while enough are at hand."""
+        """Say how many jobs to claim; 0 while enough are at hand, or others would take them."""
         bench, now = self._bench, time.monotonic()
+        if bench.fenced:
+            return 0
         ahead = turns.ahead(self._pace.at(now, bench.finished), cap=bench.settings.prefetch)
         target = bench.free + ahead
         at_hand = len(bench.ready)
@@ -242,8 +247,9 @@ class Fetcher:
         while not bench.draining:
             self.dry = True
             bench.wake_phase.ring()
-            if await self._wait_for_news(min(nap, poll)):
+            if await self._wait_for_news(min(nap, poll, HOLD_SECONDS if bench.ready else poll)):
                 return
+            self._hand_back_held()
             nap *= 2
             if nap > poll and not bench.leading:
                 await self._stage()

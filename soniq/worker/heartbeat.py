@@ -34,7 +34,6 @@ class Heartbeat:
         self._session = session
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._last = time.monotonic()
-        self._fenced = False
         settings = bench.settings
         self._interval = min(settings.heartbeat_interval, settings.heartbeat_timeout / 3)
 
@@ -77,8 +76,8 @@ class Heartbeat:
         limit = self._bench.settings.heartbeat_timeout - self._interval
         while True:
             silent = self._silent()
-            if silent >= limit and not self._fenced:
-                self._fenced = True
+            if silent >= limit and not self._bench.fenced:
+                self._bench.fenced = True
                 self._bench.bus.emit(WorkerFenced(self._bench.id, silent))
                 self._bench.hand_back()
                 self._bench.stop_running(Why.FENCED)
@@ -95,7 +94,11 @@ class Heartbeat:
             # forgotten as well that jobs were done, if their endings did not wait for the disk.
             self._bench.uncertain = True
             self._bench.hear("*")
-        self._last, self._fenced = began, False
+        self._last = began
+        if self._bench.fenced:
+            self._bench.fenced = False
+            self._bench.wake_fetch.ring()
+            self._bench.hear("*")
         await self._check_leases()
 
     async def _ask(self, query: Query[R]) -> list[R]:

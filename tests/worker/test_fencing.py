@@ -7,11 +7,18 @@ import psycopg
 import pytest
 
 from soniq import Soniq
-from soniq.events import JobFinished, JobReleased, JobRetried, JobStarted, LeaseLost
+from soniq.events import (
+    JobFinished,
+    JobReleased,
+    JobRetried,
+    JobStarted,
+    LeaseLost,
+    WorkerFenced,
+)
 from soniq.job import JobContext
 from soniq.job.record import JobStatus
 
-from .conftest import Ask, Seen, ended, eventually, outside, run_once, working
+from .conftest import Ask, Seen, ended, eventually, idle, outside, run_once, working
 
 pytestmark = pytest.mark.anyio
 
@@ -313,3 +320,47 @@ async def test_killing_every_connection_again_and_again_loses_no_job_and_doubles
     assert ends == [(1, True, 500)]
     assert set(runs.values()) == {1}
     assert seen.of(JobRetried) == []
+
+
+async def test_a_fenced_worker_claims_nothing_until_it_can_report_again(
+    app: Soniq, seen: Seen, ask: Ask, database_url: str
+) -> None:
+    """Only its beats did not go through: others took each job that it claimed, at once."""
+
+    @app.job
+    async def note() -> None: ...
+
+    async with await outside(database_url) as wall, working(app, heartbeat_timeout=0.6):
+        await idle(ask)
+        async with wall.transaction():
+            await wall.execute("LOCK TABLE soniq.workers IN EXCLUSIVE MODE")
+            await seen.one(WorkerFenced)
+            job_id = await app.enqueue(note)
+            await anyio.sleep(0.3)  # it is notified, and would begin within milliseconds
+            assert seen.of(JobStarted) == []
+        assert (await ended(app, job_id)).attempt == 1
+
+
+async def test_jobs_claimed_ahead_of_a_slow_one_go_to_another_worker_when_the_queue_is_empty_too(
+    app: Soniq,
+) -> None:
+    """They were handed back only by a worker that still found others to claim."""
+    holding, gate, runs = anyio.Event(), anyio.Event(), []
+
+    @app.job
+    async def act() -> None:
+        runs.append(1)
+        if not holding.is_set() and 0 < len(hand.worker.bench.ready) == 300 - len(runs):
+            holding.set()  # all that are left wait behind this one
+            await gate.wait()
+
+    ids = await app.enqueue_many(act, [{}] * 300)
+    async with working(app, concurrency=1) as hand:
+        with anyio.fail_after(10):
+            await holding.wait()
+        waiting = [job.id for job in hand.worker.bench.ready]
+        async with working(app, concurrency=2):
+            for job_id in waiting:
+                assert (await ended(app, job_id)).attempt == 1
+        gate.set()
+    assert len(runs) == len(ids)
