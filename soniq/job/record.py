@@ -52,7 +52,8 @@ class Attempt(Record):
 
     Attributes:
         attempt: Its number; the first is 1.
-        outcome: `failed`, `timed_out`, `worker_lost`, `retry`, `cancelled` or `discarded`.
+        outcome: `failed`, `timed_out`, `worker_lost`, `retry`, `discarded` or
+            `snoozed_out`.
         error: The error's type and message, if there was one.
         traceback: Where it came from, in the handler's code.
         worker_id: Who ran it.

@@ -64,7 +64,7 @@ class Failure:
     """What is kept of an attempt that went wrong.
 
     Attributes:
-        outcome: `failed`, `timed_out`, `retry`, `cancelled`, `discarded` or `snoozed_out`.
+        outcome: `failed`, `timed_out`, `retry`, `discarded` or `snoozed_out`.
         error: Type and message.
         traceback: The handler's part of it, shortened.
     """

@@ -104,7 +104,7 @@ class Completer:
         policy = attempt.task.defaults.retry_policy or self._retry_policy
         if policy is None or not isinstance(ending, Raised | TimedOut):
             return False, None
-        error = ending.error if isinstance(ending, Raised) else TimeoutError("job timed out")
+        error = ending.error if isinstance(ending, Raised) else ending.error()
         try:
             answer = policy(error, job.attempt, _record(job))
             return True, None if answer is None else _delay(answer)

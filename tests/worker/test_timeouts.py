@@ -387,3 +387,16 @@ async def test_a_late_stop_of_a_finished_attempt_does_not_reach_the_next_job_of_
         await seen.one(JobFinished, job_id=second)
     assert [event.attempt for event in seen.of(JobStarted, job_id=second)] == [1]
     assert seen.of(LeaseLost) == []
+
+
+async def test_a_retry_policy_is_told_of_a_timeout_as_hooks_are(app: Soniq) -> None:
+    """It was told of a bare `TimeoutError`, which is none of ours."""
+    told: list[BaseException] = []
+
+    @app.job(timeout=0.1, retry_policy=lambda error, attempt, job: told.append(error))
+    async def sleep() -> None:
+        await anyio.sleep(30)
+
+    await app.enqueue(sleep)
+    await run_once(app)
+    assert [f"{type(error).__name__}: {error}" for error in told] == [TIMED_OUT]
