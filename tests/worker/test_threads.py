@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from typing import Any
 
 import anyio
 import pytest
 
-from soniq import Soniq
+from soniq import JobContext, Soniq
 from soniq.events import JobFinished, JobReleased, JobStarted
 
 from .conftest import Seen, ended, eventually, run_once, working
@@ -47,6 +49,39 @@ async def test_jobs_that_one_thread_runs_do_not_see_each_others_variables(app: S
     await app.enqueue_many(stain, [{}] * 20)
     await run_once(app, concurrency=1)
     assert found == ["clean"] * 20
+
+
+async def test_a_thread_sees_the_variables_its_worker_was_started_with(app: Soniq) -> None:
+    word: ContextVar[str] = ContextVar("word", default="nobody's")
+    found: list[str] = []
+
+    @app.job
+    def note() -> None:
+        found.append(word.get())
+
+    await app.enqueue_many(note, [{}] * 20)
+    token = word.set("the caller's")
+    await run_once(app, concurrency=1)
+    word.reset(token)
+    assert found == ["the caller's"] * 20
+
+
+async def test_a_thread_sees_the_variables_that_middleware_set(app: Soniq) -> None:
+    word: ContextVar[str] = ContextVar("word", default="nobody's")
+    found: list[str] = []
+
+    @app.middleware
+    async def around(ctx: JobContext, call_next: Callable[[], Awaitable[Any]]) -> Any:
+        word.set(ctx.job_id)
+        return await call_next()
+
+    @app.job
+    def note() -> None:
+        found.append(word.get())
+
+    ids = await app.enqueue_many(note, [{}] * 5)
+    await run_once(app, concurrency=1)
+    assert sorted(found) == sorted(ids)
 
 
 async def test_def_and_async_jobs_keep_their_order(app: Soniq) -> None:
