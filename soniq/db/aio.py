@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
@@ -22,7 +23,7 @@ from soniq.errors import ReadOnlyServer, SoniqError
 from soniq.settings import Settings
 from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps
 
-from . import faults
+from . import faults, planner
 from .borrow import borrowed_async
 from .connection import AnyioConnection, on_trio
 from .conninfo import Address
@@ -184,11 +185,12 @@ class Database:
         finally:
             await pool.give_back(connection)
 
-    async def connect(self, url: str | None = None) -> AnyioConnection:
+    async def connect(self, url: str | None = None, *, steady: bool = False) -> AnyioConnection:
         """Make a connection outside the pool, in autocommit; the caller closes it.
 
         Args:
             url: Another address than the database's.
+            steady: Only a worker's statements run on it: keep them to their indexes.
 
         Raises:
             ConnectionLost: The server did not answer.
@@ -200,7 +202,7 @@ class Database:
         except psycopg.Error as error:
             raise faults.translate(error, self._schema) from error
         try:
-            await self._set_up(connection)
+            await self._set_up(connection, steady=steady)
         except psycopg.Error as error:
             await connection.close()
             raise faults.translate(error, self._schema, lost=True) from error
@@ -256,7 +258,7 @@ class Database:
             parameters = await anyio.to_thread.run_sync(address.parameters)
         return await AnyioConnection.connect(autocommit=True, **parameters)
 
-    async def _set_up(self, connection: AnyioConnection) -> None:
+    async def _set_up(self, connection: AnyioConnection, *, steady: bool) -> None:
         # A pooler hands each transaction to another server connection, which knows nothing of
         # statements prepared on the last one. It makes up the process id it tells us.
         pooled = self.settings.pgbouncer
@@ -264,11 +266,24 @@ class Database:
         if not pooled:
             connection.limit = self.settings.connect_timeout
             cursor = await connection.execute("SELECT pg_catalog.pg_backend_pid()")
-            connection.limit = None
             row = await cursor.fetchone()
             pooled = row is None or row[0] != connection.info.backend_pid
+            if steady and not pooled:  # a pooler would hand the settings on to others
+                await connection.execute(planner.SESSION.sql)
+            connection.limit = None
         if pooled:
             connection.prepare_threshold = None
+
+
+class _PooledHost(AsyncPsycopgHost):
+    """Behind a pooler, what a session cannot be told once is told with each statement."""
+
+    __slots__ = ()
+
+    async def query(self, step: Query[R]) -> list[R]:
+        """Run one statement, in the transaction of its settings; one round trip."""
+        _, rows = await self.batch(Batch((planner.LOCAL, step)))
+        return rows
 
 
 class Session:
@@ -280,6 +295,7 @@ class Session:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection: AnyioConnection | None = None
+        self._plans = planner.Plans()
         self._turn = anyio.Lock(fast_acquire=True)
 
     async def run(
@@ -306,12 +322,19 @@ class Session:
         async with self._turn:
             connection = await self._live(limit)
             connection.limit = limit
-            host = AsyncPsycopgHost(connection, self._database.settings.schema, own=True)
+            pooled = connection.prepare_threshold is None
+            make = _PooledHost if pooled else AsyncPsycopgHost
+            host = make(connection, self._database.settings.schema, own=True)
+            began = monotonic()
             try:
+                if self._plans.stale and not pooled:
+                    await drive(iter(planner.DISCARD), host)
+                    self._plans.stale = False
                 return await drive(operation(*args, **kwargs), host)
             except SoniqError as error:
                 raise faults.trimmed(error)  # noqa: B904
             finally:
+                self._plans.took((now := monotonic()) - began, now)
                 if host.spent or not outside_transaction(connection):
                     await self.close()
 
@@ -327,7 +350,7 @@ class Session:
             return connection
         await self.close()
         with anyio.move_on_after(seconds):
-            self._connection = await self._database.connect()
+            self._connection = await self._database.connect(steady=True)
             return self._connection
         raise faults.unreachable(seconds)
 

@@ -74,6 +74,52 @@ async def test_a_statement_that_is_not_answered_is_given_up(session: Session, wi
     assert await pid_of(session) != before
 
 
+OFF = """
+    SELECT name FROM pg_settings WHERE setting = 'off'
+    AND name IN ('enable_seqscan', 'enable_bitmapscan', 'jit') ORDER BY name"""
+ALL_OFF = [("enable_bitmapscan",), ("enable_seqscan",), ("jit",)]
+
+
+async def test_its_statements_are_kept_to_their_indexes_and_nobody_elses(session: Session) -> None:
+    assert await session.run(ask, OFF) == ALL_OFF
+    database = session._database
+    assert ("enable_seqscan",) not in await database.run(ask, OFF)
+    await database.close()
+
+
+async def test_behind_a_pooler_the_settings_last_as_long_as_a_statement(scratch: str) -> None:
+    session = Session(Database(Settings().with_(pgbouncer=True), url=lambda: scratch))
+    assert await session.run(ask, OFF) == ALL_OFF
+    assert session._connection is not None
+    cursor = await session._connection.execute(OFF.encode())
+    assert ("enable_seqscan",) not in await cursor.fetchall()
+    await session.close()
+
+
+async def test_a_plan_made_for_an_empty_table_goes_once_statements_are_slow(
+    session: Session, witness: Any
+) -> None:
+    witness("CREATE TABLE t (n int PRIMARY KEY, other int)")
+    witness("CREATE INDEX ON t (other)")
+    witness("VACUUM ANALYZE t")
+    joined = "SELECT other FROM unnest(ARRAY[1, 2]) AS g(n) JOIN t USING (n) WHERE other >= 0"
+    for _ in range(10):
+        await session.run(ask, joined)
+    witness("INSERT INTO t SELECT n, n FROM generate_series(1, 50000) AS n")
+    ((name,),) = await session.run(
+        ask, "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT other%%'"
+    )
+
+    async def planned() -> str:
+        return str(await session.run(ask, f"EXPLAIN (COSTS OFF) EXECUTE {name}"))
+
+    by_key = "Index Cond: (n = g.n)"
+    assert by_key not in await planned()
+    with anyio.fail_after(10):
+        while by_key not in await planned():
+            await session.run(ask, "SELECT pg_sleep(0.05)")
+
+
 async def test_the_settings_give_the_limit(scratch: str) -> None:
     session = Session(Database(Settings().with_(statement_timeout=1), url=lambda: scratch))
     with pytest.raises(DatabaseTimeout):
