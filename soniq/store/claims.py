@@ -20,6 +20,24 @@ LANES = """
         FROM lane WHERE lane.queue IS NOT NULL)
     SELECT queue FROM lane WHERE queue IS NOT NULL"""
 
+# The same in the gaps between queues that are not to be walked over; '' is below all names.
+LANES_BESIDE = """
+    WITH RECURSIVE gap AS (
+        SELECT low, lead(low) OVER (ORDER BY low) AS high
+        FROM unnest(CAST(%(beside)s AS text[])) AS b(low)),
+    lane AS (
+        SELECT low AS queue, high FROM gap
+        UNION ALL
+        SELECT CASE WHEN lane.high IS NULL THEN (
+                SELECT j.queue FROM {soniq}.jobs j
+                WHERE j.state = 'queued' AND j.queue > lane.queue ORDER BY j.queue LIMIT 1)
+            ELSE (
+                SELECT j.queue FROM {soniq}.jobs j
+                WHERE j.state = 'queued' AND j.queue > lane.queue AND j.queue < lane.high
+                ORDER BY j.queue LIMIT 1) END, lane.high
+        FROM lane WHERE lane.queue IS NOT NULL)
+    SELECT queue FROM lane WHERE queue <> ALL (CAST(%(beside)s AS text[]))"""
+
 # ORDER BY and LIMIT hold the planner to one probe of the index: a plain EXISTS became a join with
 # every queued row when statistics said that there were none.
 LANES_OF = """
@@ -165,10 +183,18 @@ class Staged:
     next_seconds: float | None
 
 
-def lanes(queues: Sequence[str]) -> Query[str]:
-    """List queues that have work; of these, or of all if the list is empty."""
+def lanes(queues: Sequence[str], *, beside: Sequence[str] = ()) -> Query[str]:
+    """List queues that have work; of these, or of all if the list is empty.
+
+    Args:
+        queues: Which may be listed.
+        beside: Which are not even looked at.
+    """
     if queues:
-        return Query(LANES_OF, {"queues": list(queues)}, lambda row: str(row[0]))
+        rest = [queue for queue in queues if queue not in beside]
+        return Query(LANES_OF, {"queues": rest}, lambda row: str(row[0]))
+    if beside:
+        return Query(LANES_BESIDE, {"beside": ["", *beside]}, lambda row: str(row[0]))
     return Query(LANES, {}, lambda row: str(row[0]))
 
 

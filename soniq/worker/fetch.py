@@ -209,9 +209,10 @@ class Fetcher:
 
     async def _look(self) -> None:
         """Find the queues that have work; those not known come last in the round."""
-        # To look walks over worn heads as well; whoever sweeps does it, and names what it found.
+        # Not at worn heads: to look walks over them as well.
         worn, began = self._bench.worn.queues, time.monotonic()
-        found = worn or await self._ask(claims.lanes(self._bench.settings.queues))
+        query = claims.lanes(self._bench.settings.queues, beside=worn)
+        found = [*worn, *await self._ask(query)]
         now = time.monotonic()
         self._look_at = now + min(max(LOOK_REST * (now - began), LOOK_SECONDS), MOST_LOOK_SECONDS)
         self._barren.keep(found)

@@ -142,6 +142,16 @@ def test_lanes_are_the_queues_that_have_work(desk: Desk) -> None:
     assert desk.ask(claims.lanes(["none", "only scheduled"])) == []
 
 
+def test_lanes_are_found_beside_those_that_are_not_looked_at(desk: Desk) -> None:
+    names = ["a", "b", "c", "d", "Ü"]
+    for queue in names:
+        desk.enqueue(queue=queue)
+    for beside in [["b"], ["a"], ["Ü", "a"], ["c", "b"], ["bb"], names]:
+        rest = sorted(set(names) - set(beside))
+        assert sorted(desk.ask(claims.lanes([], beside=beside))) == rest
+        assert sorted(desk.ask(claims.lanes(names, beside=beside))) == rest
+
+
 def test_jobs_asked_to_stop_before_they_were_handed_back_say_so_when_claimed(desk: Desk) -> None:
     job_id = desk.enqueue()
     (job,) = desk.claim(WORKER)

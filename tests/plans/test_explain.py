@@ -182,6 +182,7 @@ HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
     "rescue": (lambda _: workers.rescue(30, "auto"), 15_000),
     "stage": (lambda _: claims.stage("auto"), 6000),
     "lanes": (lambda _: claims.lanes([]), 60),
+    "lanes beside": (lambda _: claims.lanes([], beside=["deep"]), 60),
     "lanes of": (lambda _: claims.lanes(["a", "deep", "none"]), 60),
     "unknown": (lambda _: claims.unknown_tasks(["deep", "a"], ["task"]), 3000),
     "insert": (lambda _: jobs.enqueue(new_job(), "auto"), 60),

@@ -10,7 +10,7 @@ import pytest
 from soniq import Soniq
 from soniq.job.ids import new_id
 from soniq.job.record import Claimed, JobStatus
-from soniq.worker.worn import CLAIMS
+from soniq.worker.worn import CLAIMS, Worn
 
 from .conftest import ended, working
 
@@ -25,14 +25,30 @@ async def test_a_job_below_where_claims_begin_is_found_by_a_sweep(
     async def note() -> None: ...
 
     async with working(app) as hand:
-        # As after jobs of an hour hence, behind a head that takes a second to pass.
-        far = datetime(9000, 1, 1, tzinfo=UTC)
-        last = Claimed(new_id(), note.name, "default", "{}", 1, 4, 0, 100, far, far, *[None] * 3)
-        worn = hand.worker.bench.worn
-        for _ in range(CLAIMS):
-            worn.claimed("default", [last], 1.0)
-        assert worn.queues == ["default"]
+        _wear(hand.worker.bench.worn, note.name)
         job_id = await app.enqueue(note.options(priority=priority))
         await anyio.sleep(0)
         hand.worker.bench.wake_sweep.ring()
         assert (await ended(app, job_id)).status is JobStatus.DONE
+
+
+async def test_a_queue_beside_a_worn_one_is_found_by_a_look(app: Soniq) -> None:
+    """Only a sweep named others, once a second or less often; here none can end."""
+
+    @app.job
+    async def note() -> None: ...
+
+    async with working(app, poll_interval=0.02, notify="off") as hand:
+        async with hand.worker.bench.sweeping:
+            _wear(hand.worker.bench.worn, note.name)
+            job_id = await app.enqueue(note.options(queue="beside"))
+            assert (await ended(app, job_id)).status is JobStatus.DONE
+
+
+def _wear(worn: Worn, task: str) -> None:
+    """Let a worker believe in jobs of the year 9000, behind a head that takes long to pass."""
+    far = datetime(9000, 1, 1, tzinfo=UTC)
+    last = Claimed(new_id(), task, "default", "{}", 1, 4, 0, 100, far, far, *[None] * 3)
+    for _ in range(CLAIMS):
+        worn.claimed("default", [last], 1.0)
+    assert worn.queues == ["default"]

@@ -1,0 +1,87 @@
+"""One worker that serves many queues: whose jobs it takes, and in which turns they run."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime
+
+import anyio
+import pytest
+
+from soniq import JobContext, Soniq
+from soniq.job.ids import new_id
+from soniq.job.record import Claimed
+
+from .conftest import ended, hired, run_once, working
+
+pytestmark = pytest.mark.anyio
+
+
+def _job(queue: str, priority: int = 100, *, cancel: bool = False) -> Claimed:
+    now = datetime.now(UTC)
+    rest = (None, "[]", None, cancel)
+    return Claimed(new_id(), "note", queue, "{}", 1, 4, 0, priority, now, now, *rest)
+
+
+async def test_ready_jobs_take_turns_by_queue_whenever_they_were_claimed(app: Soniq) -> None:
+    bench = hired(app).bench
+    deep, shallow, other = ([_job(queue) for _ in range(4)] for queue in ("deep", "sh", "other"))
+    bench.feed(deep[::-1])
+    bench.feed(shallow[:1])
+    assert list(bench.ready) == [deep[0], shallow[0], *deep[1:]]
+    bench.feed(shallow[1:2])
+    assert list(bench.ready) == [deep[0], shallow[0], deep[1], shallow[1], *deep[2:]]
+    bench.ready.popleft()
+    bench.feed(other[:2])
+    assert list(bench.ready) == [
+        shallow[0], deep[1], other[0], shallow[1], deep[2], other[1], deep[3],
+    ]  # fmt: skip
+
+
+async def test_ready_jobs_of_one_queue_keep_their_order(app: Soniq) -> None:
+    bench = hired(app).bench
+    late, urgent, stopped = _job("one"), _job("one", 1), _job("one", 2, cancel=True)
+    bench.feed([late, urgent, stopped])
+    assert list(bench.ready) == [urgent, late]
+    assert [job for job, _, _ in bench.ended] == [stopped]
+    bench.feed([soon := _job("one", 1)])
+    assert list(bench.ready) == [urgent, late, soon]
+
+
+async def test_more_queues_than_a_claim_asks_are_all_served(app: Soniq) -> None:
+    ran: Counter[str] = Counter()
+
+    @app.job
+    async def note(ctx: JobContext) -> None:
+        ran[ctx.queue] += 1
+
+    names = [f"queue-{n}" for n in range(70)]
+    for name in names:
+        await app.enqueue_many(note.options(queue=name), [{}] * 3)
+    await run_once(app)
+    assert ran == Counter(dict.fromkeys(names, 3))
+
+
+async def test_a_busy_worker_finds_a_new_queue_long_before_its_own_is_empty(app: Soniq) -> None:
+    """It looked once a second, and jobs of a shallow queue waited for that."""
+    over = False
+
+    @app.job
+    async def deep() -> None:
+        if not over:
+            await app.enqueue(deep)
+
+    @app.job(queue="shallow")
+    async def shallow() -> None: ...
+
+    await app.enqueue_many(deep, [{}] * 20)
+    async with working(app, concurrency=5, notify="off") as hand:
+        while hand.worker.bench.idle or hand.worker.processed < 20:
+            await anyio.sleep(0.001)
+        began = time.monotonic()
+        for _ in range(8):
+            await ended(app, await app.enqueue(shallow))
+        passed = time.monotonic() - began
+        over = True
+    assert passed < 4
