@@ -44,18 +44,18 @@ INSERT = f"""
     SELECT CAST(id AS text), {_TELL} FROM job"""
 
 # Most jobs ask for nothing special: what is left out here costs no parameter and no expression, and
-# `wake`, written out, is planned with the statement and not at each call. Of 112 us for the above,
-# this takes 86, and the bare INSERT 83 (benchmarks/enqueue.py). All its parameters are texts: the
-# driver has a short way for those.
+# `wake`, written out, is planned with the statement and not at each call. pg_notify answers void,
+# as a text ''; among the values it spares the server and the client an answer of one row. All
+# parameters are texts: the driver has a short way for those. Figures: docs/why/performance.md.
 INSERT_PLAIN = """
     INSERT INTO {soniq}.jobs (id, task, queue, args, priority, max_attempts)
-    VALUES (CAST(%(id)s AS uuid), CAST(%(task)s AS text), CAST(%(queue)s AS text),
+    VALUES (CAST(%(id)s AS uuid), CAST(%(task)s AS text),
+            CAST(%(queue)s AS text) || CASE WHEN EXISTS (
+                SELECT FROM {soniq}.workers w
+                WHERE w.idle AND (w.queues IS NULL OR CAST(%(queue)s AS text) = ANY (w.queues)))
+            THEN CAST(pg_notify({channel}, 'q:' || CAST(%(queue)s AS text)) AS text) ELSE '' END,
             CAST(CAST(%(args)s AS text) AS jsonb), CAST(CAST(%(priority)s AS text) AS smallint),
-            CAST(CAST(%(max_attempts)s AS text) AS integer))
-    RETURNING CASE WHEN EXISTS (
-        SELECT FROM {soniq}.workers w
-        WHERE w.idle AND (w.queues IS NULL OR CAST(%(queue)s AS text) = ANY (w.queues)))
-    THEN CAST(pg_notify({channel}, 'q:' || CAST(%(queue)s AS text)) AS text) END"""
+            CAST(CAST(%(max_attempts)s AS text) AS integer))"""
 
 _LIVE = "SELECT CAST(to_jsonb(j) AS text) FROM {soniq}.jobs j"
 _PAST = "SELECT CAST(to_jsonb(h) AS text) FROM {soniq}.history h"
