@@ -22,10 +22,14 @@ log = logging.getLogger("soniq.worker")
 R = TypeVar("R")
 
 # While jobs come with shorter breaks than LULL for longer than BUSY, notifications are of no use:
-# enqueuers are spared them, and the worker looks every PAUSE until nothing came for LINGER.
-BUSY_SECONDS = 0.1
+# enqueuers are spared them, and the worker claims every PAUSE until nothing came for LINGER.
+BUSY_SECONDS = 0.02
 LULL_SECONDS = 0.005
 PAUSE_SECONDS = 0.002
+# The pause grows with the pace, so that a claim finds more: 4,000 jobs/s are claimed every 4 ms. To
+# claim without a pause takes the processor from those who enqueue.
+PAUSE_OF_PACE = 1e-6
+LONGEST_PAUSE_SECONDS = 0.008
 LINGER_SECONDS = 0.05
 # A busy worker looks for queues it did not know to have work as often as that takes a thirtieth of
 # its time, but not more often than a job may well wait, and once a second in any case.
@@ -102,6 +106,9 @@ class Fetcher:
             return
         if bench.uncertain:
             await self.hand_back_forgotten(bench.known)
+        looked = time.monotonic() < self._look_at
+        if not self._lanes and not bench.idle and looked and await self._linger():
+            return
         if not await self._take(room):
             await self._rest()
         elif bench.idle and bench.listening and not self._lanes:
@@ -266,7 +273,8 @@ class Fetcher:
     async def _linger(self) -> bool:
         """After a busy time look a few times more before asking for notifications."""
         while time.monotonic() - self._took_at < LINGER_SECONDS and not self._bench.draining:
-            await self._bench.wake_news.wait(PAUSE_SECONDS)
+            pause = min(self._pace.rate * PAUSE_OF_PACE, LONGEST_PAUSE_SECONDS)
+            await self._bench.wake_news.wait(max(PAUSE_SECONDS, pause))
             if len(self._recent) == 1 and time.monotonic() < self._look_at:
                 self._lanes = list(self._recent)
             else:
@@ -314,18 +322,22 @@ class Fetcher:
 
 
 class Pace:
-    """How many attempts end per second, over the last moments."""
+    """How many attempts end per second, over the last moments.
+
+    Attributes:
+        rate: What `at` said last.
+    """
 
     def __init__(self) -> None:
         self._since = time.monotonic()
         self._finished = 0
-        self._rate = 0.0
+        self.rate = 0.0
 
     def at(self, now: float, finished: int) -> float:
         """Return the present pace, given how many have ended so far."""
         passed = now - self._since
         if passed >= 0.02:
             fresh = (finished - self._finished) / passed
-            self._rate = fresh if passed > 0.5 else (self._rate + fresh) / 2
+            self.rate = fresh if passed > 0.5 else (self.rate + fresh) / 2
             self._since, self._finished = now, finished
-        return self._rate
+        return self.rate

@@ -93,6 +93,28 @@ async def test_a_busy_worker_calls_notifications_off_and_asks_again_when_idle(
     assert told == ["q:default", "q:default"], (told, len(busy))
 
 
+@pytest.mark.usefixtures("starts")
+async def test_a_worker_that_a_stream_keeps_busy_sees_other_queues(
+    app: Soniq, seen: Seen, ask: Ask
+) -> None:
+    """Nobody notifies it of them, and it does not look before each claim from the stream."""
+
+    async def stream() -> None:
+        while True:
+            await app.enqueue("note")
+
+    async with working(app), anyio.create_task_group() as streams:
+        await idle(ask)
+        for _ in range(4):
+            streams.start_soon(stream)
+        await idle(ask, 0)
+        for _ in range(3):
+            job_id = await app.enqueue("note", queue="other")
+            await seen.one(JobFinished, seconds=5, job_id=job_id)
+        assert await ask("SELECT count(*) FROM soniq.workers WHERE idle") == [(0,)]
+        streams.cancel_scope.cancel()
+
+
 async def test_nobody_is_notified_while_nobody_is_idle(
     app: Soniq, database_url: str, ask: Ask
 ) -> None:
