@@ -15,7 +15,7 @@ IN_STEP = "SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state IN ('sy
 STILL_THERE = """
     SELECT count(*) FROM pg_stat_activity
     WHERE application_name = 'soniq' AND query NOT LIKE 'LISTEN%'"""
-LEAVE_SECONDS = 8.0
+LEAVE_SECONDS = 20.0
 
 
 @scenario(5, short=8, long=80)
