@@ -124,6 +124,8 @@ class Bench:
                 self.end(job, None, CancelAsked())
         with self.hands:
             self._add(wanted)
+        if self.fenced:  # others may take from us whatever we hold
+            self.hand_back()
         for _ in range(min(len(wanted), len(self._sleepers))):
             self._sleepers.popleft().set()
 

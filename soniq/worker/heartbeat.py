@@ -109,8 +109,8 @@ class Heartbeat:
         """Stop attempts that others hold by now, and those somebody cancelled."""
         bench = self._bench
         with bench.hands:
-            running, ready = list(bench.running.values()), {job.id for job in bench.ready}
-        asked = [*(attempt.job.id for attempt in running), *ready]
+            running, ready = list(bench.running.values()), list(bench.ready)
+        asked = [*(attempt.job.id for attempt in running), *(job.id for job in ready)]
         if not asked:
             return
         held = dict(await self._ask(workers.held(bench.id, asked)))
@@ -120,9 +120,10 @@ class Heartbeat:
         for job_id, cancelled in held.items():
             if cancelled:
                 bench.cancel(job_id)
-        lost = ready - held.keys()
+        # The very claims asked about: a job may be handed back and claimed again meanwhile.
+        lost = {id(job) for job in ready if job.id not in held}
         if lost:
-            bench.remove(lambda job: job.id in lost)
+            bench.remove(lambda job: id(job) in lost)
 
     def _sign(self) -> Sign:
         bench = self._bench

@@ -43,7 +43,7 @@ class Sweeper:
 
     async def _sweep(self) -> None:
         bench = self._bench
-        for queue in [] if bench.draining else bench.worn.queues:
+        for queue in [] if bench.draining or bench.fenced else bench.worn.queues:
             async with bench.sweeping:
                 await self._claim(queue)
         if bench.draining:

@@ -11,6 +11,7 @@ import pytest
 
 from soniq import JobContext, Soniq
 from soniq.job.ids import new_id
+from soniq.job.outcome import Interrupted
 from soniq.job.record import Claimed
 
 from .conftest import ended, hired, run_once, working
@@ -47,6 +48,14 @@ async def test_ready_jobs_of_one_queue_keep_their_order(app: Soniq) -> None:
     assert [job for job, _, _ in bench.ended] == [stopped]
     bench.feed([soon := _job("one", 1)])
     assert list(bench.ready) == [urgent, late, soon]
+
+
+async def test_what_a_fenced_worker_still_claimed_goes_back(app: Soniq) -> None:
+    bench = hired(app).bench
+    bench.fenced = True
+    bench.feed([job := _job("one")])
+    assert list(bench.ready) == []
+    assert bench.ended == [(job, None, Interrupted())]
 
 
 async def test_more_queues_than_a_claim_asks_are_all_served(app: Soniq) -> None:
