@@ -157,7 +157,7 @@ def own_loop() -> str:
 @app.job(executor="process")
 def write(ctx: JobContext, fails: bool) -> None:
     with ctx.transaction() as connection:
-        connection.execute("INSERT INTO ledger VALUES (1)")
+        connection.execute("INSERT INTO notebook VALUES (1)")
     if fails:
         raise ValueError("after the fact")
 
@@ -165,7 +165,7 @@ def write(ctx: JobContext, fails: bool) -> None:
 @app.job(executor="process")
 async def write_on_loop(ctx: JobContext, fails: bool) -> None:
     async with ctx.transaction() as connection:
-        await connection.execute("INSERT INTO ledger VALUES (1)")
+        await connection.execute("INSERT INTO notebook VALUES (1)")
     if fails:
         raise ValueError("after the fact")
 

@@ -319,10 +319,10 @@ async def test_processes_die_with_their_worker(app: Soniq, tmp_path: Path) -> No
 async def test_a_handler_may_end_its_job_in_its_own_transaction(
     app: Soniq, ask: Ask, task: Any, fails: bool
 ) -> None:
-    await ask("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (n int)")
+    await ask("DROP TABLE IF EXISTS notebook; CREATE TABLE notebook (n int)")
     job = await outcome(app, task, fails=fails)
     assert (job.status, job.attempt, job.attempts) == (JobStatus.DONE, 1, ())
-    assert await ask("SELECT count(*) FROM ledger") == [(1,)]
+    assert await ask("SELECT count(*) FROM notebook") == [(1,)]
 
 
 @ON_ASYNCIO
