@@ -195,13 +195,13 @@ class Supervisor:
             case Leave():
                 if code and ended.ready:  # one that was not had no jobs, and may not have heard
                     self._note(code)
-                    log.error("%s %s", place.name, _said(code))
+                    log.error("%s %s", place.name, restart.said(code))
             case GiveUp():
                 self._note(code)
                 log.error(
                     "%s %s before it was ready, and so would the next; what it said is above",
                     place.name,
-                    _said(code),
+                    restart.said(code),
                 )
                 self._stop()
             case Refill(pause, failures):
@@ -209,7 +209,9 @@ class Supervisor:
                     self._note(code)
                 place.failures, place.due = failures, time.monotonic() + pause
                 level = logging.ERROR if code else logging.INFO
-                log.log(level, "%s %s; another follows in %g s", place.name, _said(code), pause)
+                log.log(
+                    level, "%s %s; another follows in %g s", place.name, restart.said(code), pause
+                )
 
     def _note(self, code: int) -> None:
         self._worst = max(self._worst, 1 if code < 0 else code)
@@ -248,9 +250,3 @@ def _warn_of_threads() -> None:
             "have; start them later, for example in a before_job hook",
             ", ".join(others),
         )
-
-
-def _said(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with {code}"

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -85,3 +86,13 @@ def pause_after(failures: int) -> float:
     """
     # 2**16 times the first is far beyond the longest.
     return float(min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 16), LONGEST_PAUSE_SECONDS))
+
+
+def said(code: int) -> str:
+    """Say how a process ended, by its exit code; a negative one is the signal that killed it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # most of the real-time signals have no name
+        return f"was killed by signal {-code}"

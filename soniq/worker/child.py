@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib import import_module
 from queue import SimpleQueue
@@ -33,6 +34,8 @@ from .calls import Calls
 from .parcels import BEGUN, Answer, Setup, pack, receive, send
 from .transaction import Lender
 
+_born = os.getpid()
+
 
 def main() -> None:
     """Run until the worker closes its end of the pipe."""
@@ -49,7 +52,9 @@ def main() -> None:
         send(answers_pipe, BEGUN)
         while (job := orders.next()) is not None:
             send(answers_pipe, BEGUN)
-            send(answers_pipe, bench.run(job))
+            answer = bench.run(job)
+            orders.rest()  # first: with the answer the worker may close its end
+            send(answers_pipe, answer)
 
 
 class _Orders:
@@ -67,6 +72,10 @@ class _Orders:
         self._idle = False
         return job
 
+    def rest(self) -> None:
+        """Say that no job runs, so that the end of the worker needs no haste."""
+        self._idle = True
+
     def listen(self) -> None:
         """Take in what comes, in a thread of its own."""
         try:
@@ -76,6 +85,8 @@ class _Orders:
             if not self._idle:
                 _die()
             self._jobs.put(None)
+        except BaseException:  # noqa: BLE001 - no memory for a job: the worker takes it elsewhere
+            _die()
 
 
 class Place(NamedTuple):
@@ -151,7 +162,7 @@ class Workplace:
         try:
             if not attempt.threaded:
                 return self._on_loop(calls.on_loop, attempt, args, kwargs)
-            run = partial(calls.in_thread, attempt, args, kwargs)
+            run = partial(_unforked, calls.in_thread, attempt, args, kwargs)
             if calls.plain:
                 return run()
             return self._on_loop(calls.around_thread, attempt, partial(_in_thread, run))
@@ -180,10 +191,42 @@ def _needs_loop(client: Any) -> bool:
 
 async def _caught(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
     # What a handler raises must not end the loop, as SystemExit would.
+    result = raised = None
     try:
-        return await function(*args), None
+        result = await function(*args)
     except BaseException as error:  # noqa: BLE001 - the same
-        return None, error
+        raised = error
+    _end_if_forked(raised)
+    return result, raised
+
+
+def _unforked(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a handler; come back only in the process that called it."""
+    try:
+        result = function(*args)
+    except BaseException as error:
+        _end_if_forked(error)
+        raise
+    _end_if_forked(None)
+    return result
+
+
+def _end_if_forked(error: BaseException | None) -> None:
+    """End a process that a handler forked and that came to the handler's end as well.
+
+    It would answer for the job a second time, and take the answer of the next.
+    """
+    if os.getpid() == _born:
+        return
+    code: Any = 0
+    if isinstance(error, SystemExit):
+        code = 0 if error.code is None else error.code if isinstance(error.code, int) else 1
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 async def _in_thread(run: Callable[[], Any]) -> Any:
@@ -204,8 +247,17 @@ def _take_pipes() -> tuple[int, int]:
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
+    if hasattr(os, "register_at_fork"):
+        # What a handler forks may outlive this process, and the worker would not see its end.
+        os.register_at_fork(after_in_child=partial(_forget, [orders, answers]))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return orders, answers
+
+
+def _forget(pipes: list[int]) -> None:
+    while pipes:  # once: what is forked from there may have other files by these numbers
+        with suppress(OSError):  # the handler has closed it
+            os.close(pipes.pop())
 
 
 def _nothing(number: int, frame: object) -> None:

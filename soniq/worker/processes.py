@@ -29,6 +29,7 @@ from ..db.connection import on_trio
 from ..errors import ProcessLost, SettingsError, UsageError
 from ..job.record import Claimed
 from ..job.task import real_module
+from ..policy import restart
 from ..settings import Settings
 from .attempt import Attempt, Why
 from .bench import Bench
@@ -80,8 +81,9 @@ class Processes:
             except BaseException:
                 await child.kill()
                 raise
-            await self._give_back(child, answer)
-        attempt.written = answer.written
+            attempt.written = answer.written
+            with anyio.CancelScope(shield=True):
+                await self._give_back(child, answer)
         if answer.error is not None:
             attempt.reported = True
             raise unpack(answer.error)
@@ -189,13 +191,16 @@ class Child:
             ProcessLost: It is a new one, and died.
         """
         self.jobs += 1
-        try:
-            await self._exchange(job)
-        except ProcessLost:
-            if self.jobs == 1:
-                raise
-            return False
-        return True
+        # Not for ever: an earlier job may have left a thread behind that lets no other run.
+        with anyio.move_on_after(START_SECONDS):
+            try:
+                await self._exchange(job)
+            except ProcessLost:
+                if self.jobs == 1:
+                    raise
+                return False
+            return True
+        return False
 
     async def answer(self) -> Answer:
         """Wait for the end of the job it has begun.
@@ -203,7 +208,11 @@ class Child:
         Raises:
             ProcessLost: It died.
         """
-        return await self._exchange()
+        try:
+            return await self._exchange()
+        except ProcessLost:
+            self._kill_group()  # what it has started may live on
+            raise
 
     async def retire(self) -> None:
         """Let it end by itself, as it does when nothing more can come."""
@@ -214,12 +223,15 @@ class Child:
         """Kill it and all it started; returns when it has ended."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
             if self.lives:
-                with suppress(ProcessLookupError):
-                    if hasattr(os, "killpg"):
-                        os.killpg(self._process.pid, signal.SIGKILL)
-                    else:
-                        self._process.kill()
+                self._kill_group()
             await self._process.aclose()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
 
     async def _exchange(self, *parcels: Any) -> Answer:
         try:
@@ -262,9 +274,8 @@ def _check(settings: Settings) -> None:
 
 
 def _lost(code: int) -> str:
-    if code < 0:
-        how = f"was killed by {signal.Signals(-code).name}"
-        why = " (the system's memory may be used up)" if -code == signal.SIGKILL else ""
-    else:
-        how, why = f"ended with exit code {code}", ""
-    return f"The process that ran the attempt {how}{why}. The worker and its other jobs go on."
+    why = " (the system's memory may be used up)" if -code == signal.SIGKILL else ""
+    return (
+        f"The process that ran the attempt {restart.said(code)}{why}. The worker and its other "
+        "jobs go on."
+    )

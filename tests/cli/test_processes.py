@@ -225,7 +225,7 @@ def test_one_worker_may_be_drained_and_another_takes_its_place(
     first = crew.workers[0]
     os.kill(first, signal.SIGTERM)
     until(lambda: len(crew.workers) == 3 and first not in crew.workers)
-    assert "ended with 0; another follows in 0 s" in crew.said
+    assert "ended with exit code 0; another follows in 0 s" in crew.said
     until(lambda: crew.said.count("is ready") == 4)
     assert sleepy.end(crew.process) == 0
 
@@ -254,7 +254,7 @@ def test_a_job_that_ends_its_process_is_lost_to_nobody_else(
 ) -> None:
     crew = Crew(sleepy)
     sleepy("enqueue", "leave", "code=7")
-    until(lambda: "ended with 7; another follows" in crew.said)
+    until(lambda: "ended with exit code 7; another follows" in crew.said)
     enqueue(database, "nap", 30, 0.01)
     until(lambda: not count(database, "true"))
     assert sleepy.end(crew.process) == 0
@@ -276,7 +276,7 @@ def test_a_burst_that_lost_a_worker_says_so_by_its_exit_code(
 ) -> None:
     sleepy("enqueue", "leave", "code=7")
     said = sleepy("worker", "--processes", "2", "--burst", code=7).stderr
-    assert "ended with 7; another follows in 0.5 s" in said
+    assert "ended with exit code 7; another follows in 0.5 s" in said
 
 
 def test_a_worker_that_does_not_stop_is_killed_at_last(
@@ -302,7 +302,7 @@ def test_a_fault_of_the_set_up_is_said_and_ends_everything(
     database.execute("DROP SCHEMA soniq CASCADE")
     said = sleepy("worker", "--processes", "2", code=1).stderr
     assert "soniq setup" in said
-    assert "ended with 1 before it was ready, and so would the next" in said
+    assert "ended with exit code 1 before it was ready, and so would the next" in said
     assert "follows" not in said
 
 

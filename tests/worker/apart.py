@@ -129,6 +129,39 @@ def die(how: str) -> None:
     ctypes.string_at(0)
 
 
+def _fork(leave: str) -> int:
+    pid = os.fork()
+    if pid == 0 and leave == "exit":
+        sys.exit(5)
+    if pid == 0 and leave == "error":
+        raise ValueError("of the fork")
+    if pid == 0 and leave == "sleep":
+        time.sleep(600)
+    return pid
+
+
+@app.job(executor="process")
+def fork(leave: str) -> list[int]:
+    pid = _fork(leave)
+    return [os.getpid(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid else -1]
+
+
+@app.job(executor="process")
+async def fork_on_loop(leave: str) -> list[int]:
+    return fork.function(leave)
+
+
+@app.job(executor="process", timeout=None)
+def die_beside_a_fork(note: str) -> None:
+    Path(note).write_text(f"{_fork('sleep')}")
+    os._exit(7)
+
+
+@app.job(executor="process")
+def kill_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
 @app.job(executor="process")
 def hoard(mebibytes: int) -> int:
     return len(bytearray(mebibytes << 20))

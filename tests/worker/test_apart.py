@@ -268,6 +268,41 @@ async def test_a_job_that_waits_for_a_process_when_its_worker_drains_goes_back(
     ]
 
 
+@ON_ASYNCIO
+@pytest.mark.parametrize("task", [apart.fork, apart.fork_on_loop], ids=["def", "async"])
+@pytest.mark.parametrize(("leave", "code"), [("exit", 5), ("error", 1), ("return", 0)])
+async def test_what_a_handler_forks_does_not_answer_for_the_job(
+    app: Soniq, task: Any, leave: str, code: int
+) -> None:
+    """A fork that came to the end of its handler too sent an answer of its own.
+
+    The worker took it for that of the next job, and hung, or had jobs done that never ran.
+    """
+    ids = [await app.enqueue(task, leave=leave), await app.enqueue(apart.add, a=2, b=3)]
+    with anyio.fail_after(30):
+        await run_once(app, job_processes=1)
+    forked, added = [(await app.get_job(job_id)).result for job_id in ids]
+    assert forked == [added["pid"], code]
+    assert added["sum"] == 5
+
+
+@ON_ASYNCIO
+async def test_a_death_is_seen_and_ends_what_the_handler_forked(app: Soniq, tmp_path: Path) -> None:
+    """The fork held the pipe open, so the worker waited for an answer until the job's timeout."""
+    note = tmp_path / "note"
+    with anyio.fail_after(30):
+        job = await outcome(app, apart.die_beside_a_fork, note=str(note))
+    assert "ended with exit code 7" in (job.last_error or "")
+    await gone(await noted(note))
+
+
+@ON_ASYNCIO
+async def test_a_signal_without_a_name_is_told_by_its_number(app: Soniq) -> None:
+    number = signal.SIGRTMIN + 6
+    job = await outcome(app, apart.kill_by, number=number)
+    assert f"was killed by signal {number}" in (job.last_error or "")
+
+
 async def test_a_process_that_died_while_it_was_idle_costs_no_attempt(app: Soniq) -> None:
     async with working(app):
         first = await ended(app, await app.enqueue(apart.add, a=1, b=1), 20)
