@@ -249,9 +249,19 @@ def _take_pipes() -> tuple[int, int]:
     os.close(null)
     if hasattr(os, "register_at_fork"):
         # What a handler forks may outlive this process, and the worker would not see its end.
+        _close_copies(orders, answers)
         os.register_at_fork(after_in_child=partial(_forget, [orders, answers]))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return orders, answers
+
+
+def _close_copies(*pipes: int) -> None:
+    """Close what uvloop leaves open in its subprocesses."""
+    for number in map(int, os.listdir("/dev/fd")):
+        with suppress(OSError):  # the listing's own is closed by now
+            same = any(os.path.sameopenfile(number, pipe) for pipe in pipes)
+            if same and number not in pipes:
+                os.close(number)
 
 
 def _forget(pipes: list[int]) -> None:

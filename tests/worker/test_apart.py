@@ -286,7 +286,9 @@ async def test_what_a_handler_forks_does_not_answer_for_the_job(
     assert added["sum"] == 5
 
 
-@ON_ASYNCIO
+@pytest.mark.parametrize(
+    "anyio_backend", ["asyncio", "trio", ("asyncio", {"use_uvloop": True})], ids=str
+)
 async def test_a_death_is_seen_and_ends_what_the_handler_forked(app: Soniq, tmp_path: Path) -> None:
     """The fork held the pipe open, so the worker waited for an answer until the job's timeout."""
     note = tmp_path / "note"
