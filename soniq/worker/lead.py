@@ -33,7 +33,8 @@ class Leader:
         self._bench = bench
         self._session = session
         self._duties = duties
-        self._lease = max(1.0, bench.settings.heartbeat_timeout / 2)
+        # With the others' third of it this is over before a dead leader's jobs may be rescued.
+        self._lease = max(1.0, bench.settings.heartbeat_timeout * 2 / 3)
 
     async def run(self) -> None:
         """Run until cancelled."""

@@ -40,7 +40,7 @@ class Rescuer:
                 await self._session.run(workers.forget_silent(timeout * 2).__iter__)
                 tidied = time.monotonic()
             if len(rescued) < 1000:
-                await anyio.sleep(min(timeout / 5, 6.0))
+                await anyio.sleep(min(timeout / 4, 7.5))
 
     def _tell(self, job: Rescued) -> None:
         about = (job.id, job.task, job.queue, job.attempt)
