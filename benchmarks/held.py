@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 
 from .report import Row, least, most, times
 from .server import Target
 from .steady import RATE, Stream, stream
+from .tasks import Application
 
 SECONDS = 60.0
 READERS = 4
@@ -26,14 +28,30 @@ def run(target: Target) -> list[Row]:
     """Measure under one transaction that stays open, and under four readers in turns."""
     seconds = target.during(SECONDS)
     rows: list[Row] = []
-    for name, holding in (("held xmin", _forgotten), ("four readers", _readers)):
+    for name, holding, kinds in (
+        ("held xmin", _forgotten, _one),
+        ("four readers", _readers, _one),
+        ("held xmin, 3 queues of 3 priorities", _forgotten, _several),
+    ):
         target.empty()
         target.vacuum()
         with holding(target, seconds):
-            lived = stream(target, seconds)
+            lived = stream(target, seconds, kinds=kinds)
         rows += _rows(f"{name}, {seconds:g} s", lived)
         rows += _left(target, name)
     return rows
+
+
+def _one(app: Application) -> list[Any]:
+    return [app.stamp]
+
+
+def _several(app: Application) -> list[Any]:
+    return [
+        app.stamp.options(queue=queue, priority=priority)
+        for queue in ("a", "b", "c")
+        for priority in (50, 100, 150)
+    ]
 
 
 @contextlib.contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .pickup import Stamps
 from .process import Program
 from .report import percentile
 from .server import Target
-from .tasks import application
+from .tasks import Application, application
 
 RATE = 1000
 CLIENTS = 4
@@ -50,8 +51,21 @@ class Stream:
         return percentile([late for _, late in self.moments], share)
 
 
-def stream(target: Target, seconds: float, beside: Callable[[], object] | None = None) -> Stream:
-    """Produce and consume for so long; `beside` is called once when it has begun."""
+def stream(
+    target: Target,
+    seconds: float,
+    beside: Callable[[], object] | None = None,
+    *,
+    kinds: Callable[[Application], Sequence[Any]] = lambda app: [app.stamp],
+) -> Stream:
+    """Produce and consume for so long.
+
+    Args:
+        target: Where.
+        seconds: How long.
+        beside: Called once when it has begun.
+        kinds: What is enqueued, in turns.
+    """
     with tempfile.TemporaryDirectory() as folder:
         stamps = Stamps(Path(folder, "stamps"))
         with Program("worker_process", target.url, env=stamps.env) as worker:
@@ -59,15 +73,22 @@ def stream(target: Target, seconds: float, beside: Callable[[], object] | None =
                 beside()
             usages: list[dict[str, Any]] = []
             began = time.time_ns()
-            sent = asyncio.run(_produce(target, seconds, lambda: usages.append(worker.usage())))
+            app = application(target.url, pool_max_size=CLIENTS)
+            tell = partial(_note, worker, usages)
+            sent = asyncio.run(_produce(app, kinds(app), seconds, tell))
             started = stamps.wait(len(sent))
             worker.stop()
     moments = [((at - began) / 1e9, (started[i] - at) / 1e6) for i, at in sent.items()]
     return Stream(seconds, moments, usages)
 
 
-async def _produce(target: Target, seconds: float, tell: Callable[[], object]) -> dict[int, int]:
-    app = application(target.url, pool_max_size=CLIENTS)
+def _note(worker: Program, usages: list[dict[str, Any]]) -> None:
+    usages.append(worker.usage())
+
+
+async def _produce(
+    app: Application, kinds: Sequence[Any], seconds: float, tell: Callable[[], object]
+) -> dict[int, int]:
     sent: dict[int, int] = {}
     end = time.monotonic() + seconds
 
@@ -75,7 +96,7 @@ async def _produce(target: Target, seconds: float, tell: Callable[[], object]) -
         i = first
         due = time.monotonic()
         while due < end:
-            await app.eq.enqueue(app.stamp, i=i)
+            await app.eq.enqueue(kinds[i % len(kinds)], i=i)
             sent[i] = time.time_ns()
             i += CLIENTS
             due += CLIENTS / RATE

@@ -169,7 +169,7 @@ class Fetcher:
         bench, came, asked = self._bench, False, self._lanes
         while room > 0 and self._lanes and not bench.draining:
             numbers = turns.shares(room, self._lanes)
-            if bench.worn.queues:  # one at a time
+            if bench.worn.one_by_one:
                 numbers = dict([next(iter(numbers.items()))])
             taken = await self._take_from(numbers)
             bench.feed(taken)
@@ -199,7 +199,10 @@ class Fetcher:
         )
         began = time.monotonic()
         taken = await self._ask(query)
-        if queue is not None and bench.worn.claimed(queue, taken, time.monotonic() - began):
+        seconds = time.monotonic() - began
+        if queue is None:
+            bench.worn.claimed_several(len(numbers), len(taken), seconds)
+        elif bench.worn.claimed(queue, taken, seconds):
             bench.wake_sweep.ring()
         return taken
 

@@ -5,6 +5,8 @@ a claim that begins at the head of its queue walks over all of them. So when cla
 worker begins just below the last jobs it took, priority by priority. What such a claim overlooks
 (a job of another priority, one that was handed back, or committed late) is found by whoever sweeps:
 it claims from the head, beside, as often as that costs a twentieth of its time.
+
+Which of several queues is worn, a claim of them all does not tell: they are then asked one by one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ SLOW_SECONDS = 0.002
 ROW_SECONDS = 0.00005
 # All of so many claims must be slow: one may wait for the disk or the processor.
 CLAIMS = 8
+# Of more queues than these it is not asked which is worn: it takes so many claims of each.
+FEW_QUEUES = 8
 # Below the last job taken: a job's moment is that of its enqueue's begin, not of its commit.
 MARGIN = timedelta(seconds=0.5)
 
@@ -34,11 +38,19 @@ class Worn:
         self._above: dict[str, float] = {}
         self._levels: dict[str, dict[int, datetime]] = {}
         self._slow = SLOW_SECONDS
+        self._several: deque[float] = deque(maxlen=CLAIMS)
+        self._several_slow = SLOW_SECONDS
+        self._questions = 0
 
     @property
     def queues(self) -> list[str]:
         """The queues whose head is worn."""
         return list(self._levels)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether queues are claimed apart: some are worn, or it is being asked which."""
+        return bool(self._levels or self._questions)
 
     def levels(self, queue: str) -> list[Level] | None:
         """Tell where to begin at each priority; None is the head."""
@@ -48,6 +60,10 @@ class Worn:
     def claimed(self, queue: str, taken: Sequence[Claimed], seconds: float) -> bool:
         """Learn from a claim; answer whether the head has just been found worn."""
         spent = seconds - ROW_SECONDS * len(taken)
+        if self._questions:
+            self._questions -= 1
+            if not (self._questions or self._levels):  # none is worn so far that it pays
+                self._several_slow = 1.5 * min(self._several)
         if queue in self._levels:
             self._above[queue] = min(self._above.get(queue, spent), spent)
             self._raise(queue, taken)
@@ -59,6 +75,15 @@ class Worn:
         self._levels[queue] = {}
         self._raise(queue, taken)
         return True
+
+    def claimed_several(self, queues: int, taken: int, seconds: float) -> None:
+        """Learn from a claim of so many queues that took so many jobs."""
+        several = self._several
+        several.append(seconds - ROW_SECONDS * taken)
+        slow = len(several) == CLAIMS and min(several) >= self._several_slow
+        if slow and queues <= FEW_QUEUES:
+            self._questions = 2 * CLAIMS * queues
+            self._head.clear()
 
     def swept(self, queue: str, taken: Sequence[Claimed], seconds: float) -> None:
         """Learn from a claim from the head of a worn queue: whether beginning above it pays."""

@@ -67,3 +67,40 @@ def test_a_sweep_as_quick_as_the_claims_ends_it_and_a_slow_server_is_learnt() ->
     assert worn.queues == []
     for _ in range(2 * CLAIMS):  # as slow as before, for another reason than a worn head
         assert not worn.claimed("q", [job(7)], 0.01)
+
+
+def test_slow_claims_of_several_queues_have_them_asked_one_by_one() -> None:
+    worn = Worn()
+    for _ in range(CLAIMS):
+        assert not worn.one_by_one
+        worn.claimed_several(2, 1, 0.01)
+    assert worn.one_by_one
+    for _ in range(CLAIMS):
+        worn.claimed("good", [job(0)], 0.0005)
+        worn.claimed("q", [job(0)], 0.01)
+    assert worn.queues == ["q"]
+    assert worn.one_by_one
+
+
+def test_queues_that_are_good_each_by_itself_are_claimed_together_again() -> None:
+    worn = Worn()
+    for _ in range(CLAIMS):
+        worn.claimed_several(2, 1, 0.01)
+    for _ in range(CLAIMS):
+        worn.claimed("q", [job(0)], 0.0005)
+        worn.claimed("r", [], 0.0005)
+    assert worn.one_by_one
+    for _ in range(CLAIMS):
+        worn.claimed("q", [job(0)], 0.0005)
+        worn.claimed("r", [], 0.0005)
+    assert not worn.one_by_one
+    for _ in range(2 * CLAIMS):  # as slow as before, for another reason than a worn head
+        worn.claimed_several(2, 1, 0.01)
+    assert not worn.one_by_one
+
+
+def test_of_many_queues_it_is_not_asked_which_is_worn() -> None:
+    worn = Worn()
+    for _ in range(2 * CLAIMS):
+        worn.claimed_several(30, 1, 0.01)
+    assert not worn.one_by_one
