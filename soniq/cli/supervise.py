@@ -141,8 +141,15 @@ class Supervisor:
         """Start whoever is due; in the new process, give its seat."""
         for place in self._places:
             if place.due is not None and place.due <= time.monotonic():
-                ours, theirs = socket.socketpair()
-                pid = wire.fork()
+                try:
+                    ours, theirs = socket.socketpair()
+                    pid = wire.fork()
+                except OSError as error:  # too many processes or open files: perhaps not for long
+                    place.failures += 1
+                    pause = restart.pause_after(place.failures)
+                    place.due = time.monotonic() + pause
+                    log.error("%s cannot start (%s); again in %g s", place.name, error, pause)  # noqa: TRY400
+                    continue
                 if pid == 0:
                     # Only the supervisor may hold its ends: else the others never see it die.
                     for line in [ours, *self._lines()]:
