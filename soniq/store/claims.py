@@ -26,7 +26,7 @@ LANES_BESIDE = """
         SELECT low, lead(low) OVER (ORDER BY low) AS high
         FROM unnest(CAST(%(beside)s AS text[])) AS b(low)),
     lane AS (
-        SELECT low AS queue, high FROM gap
+        SELECT low AS queue, high, false AS found FROM gap
         UNION ALL
         SELECT CASE WHEN lane.high IS NULL THEN (
                 SELECT j.queue FROM {soniq}.jobs j
@@ -34,9 +34,9 @@ LANES_BESIDE = """
             ELSE (
                 SELECT j.queue FROM {soniq}.jobs j
                 WHERE j.state = 'queued' AND j.queue > lane.queue AND j.queue < lane.high
-                ORDER BY j.queue LIMIT 1) END, lane.high
+                ORDER BY j.queue LIMIT 1) END, lane.high, true
         FROM lane WHERE lane.queue IS NOT NULL)
-    SELECT queue FROM lane WHERE queue <> ALL (CAST(%(beside)s AS text[]))"""
+    SELECT queue FROM lane WHERE found AND queue IS NOT NULL"""
 
 # ORDER BY and LIMIT hold the planner to one probe of the index: a plain EXISTS became a join with
 # every queued row when statistics said that there were none.

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ..db.aio import Session
@@ -31,10 +31,15 @@ PAUSE_SECONDS = 0.002
 PAUSE_OF_PACE = 1e-6
 LONGEST_PAUSE_SECONDS = 0.008
 LINGER_SECONDS = 0.05
-# A busy worker looks for queues it did not know to have work as often as that takes a thirtieth of
-# its time, but not more often than a job may well wait, and once a second in any case.
-LOOK_REST = 30
-LOOK_SECONDS = 0.01
+# How often a busy worker looks for queues that it does not know, and how far ahead it claims;
+# the second figures are for some time after jobs of several queues came: more will.
+LOOK_SECONDS = (0.05, 0.01)
+HORIZON_SECONDS = (0.1, 0.02)
+MIXED_SECONDS = 1.0
+# It looks less often where that takes long: for each queue it knows, and so many times what the
+# last look took. That was mostly the wait for its turn in a busy loop, so the factor is small.
+LOOK_LANE_SECONDS = 0.0005
+LOOK_REST = 2
 MOST_LOOK_SECONDS = 1.0
 # Jobs claimed ahead that found no slot for this long go back: another worker may be free.
 HOLD_SECONDS = 1.0
@@ -66,6 +71,7 @@ class Fetcher:
         self._recent: list[str] = []
         self._look_at = 0.0
         self._barren = turns.Barren()
+        self._mixed_until = 0.0
         self._took_at = 0.0
         self._busy_since: float | None = None
         self._stuck: list[str] = []
@@ -133,7 +139,8 @@ class Fetcher:
         bench, now = self._bench, time.monotonic()
         if bench.fenced:
             return 0
-        ahead = turns.ahead(self._pace.at(now, bench.finished), cap=bench.settings.prefetch)
+        pace, horizon = self._pace.at(now, bench.finished), HORIZON_SECONDS[now < self._mixed_until]
+        ahead = turns.ahead(pace, cap=bench.settings.prefetch, horizon_seconds=horizon)
         target = bench.free + ahead
         at_hand = len(bench.ready)
         # Claimed by halves: a claim of one job costs nearly what a claim of hundreds does.
@@ -176,7 +183,7 @@ class Fetcher:
             room -= len(taken)
             came = came or bool(taken)
             counts = Counter(job.queue for job in taken)
-            self._barren.learn(numbers, counts, time.monotonic())
+            self._learn(numbers, counts)
             full = bool(taken) and self._fills_bytes(taken)
             dry = () if full else [lane for lane in numbers if counts[lane] < numbers[lane]]
             self._lanes = turns.after(self._lanes, numbers, dry=dry)
@@ -186,6 +193,12 @@ class Fetcher:
             self._recent = asked
         self._stuck = [] if came else asked
         return came
+
+    def _learn(self, asked: Iterable[str], gave: Mapping[str, int]) -> None:
+        now = time.monotonic()
+        self._barren.learn(asked, gave, now)
+        if len(gave) > 1:
+            self._mixed_until = now + MIXED_SECONDS
 
     async def _take_from(self, numbers: dict[str, int]) -> list[Claimed]:
         bench, queue = self._bench, next(iter(numbers)) if len(numbers) == 1 else None
@@ -219,17 +232,20 @@ class Fetcher:
 
     async def _look(self) -> None:
         """Find the queues that have work; those not known come last in the round."""
-        # Not at worn heads: to look walks over them as well.
-        worn, began = self._bench.worn.queues, time.monotonic()
-        query = claims.lanes(self._bench.settings.queues, beside=worn)
-        found = [*worn, *await self._ask(query)]
+        began, served = time.monotonic(), self._bench.settings.queues
+        # Not at those known: a busy queue begins with the dead entries of the jobs just taken.
+        known = list(dict.fromkeys([*self._lanes, *self._bench.worn.queues]))
+        found: list[str] = []
+        if not served or set(served).difference(known):
+            found = await self._ask(claims.lanes(served, beside=known))
         now = time.monotonic()
-        self._look_at = now + min(max(LOOK_REST * (now - began), LOOK_SECONDS), MOST_LOOK_SECONDS)
+        least = LOOK_SECONDS[now < self._mixed_until]
+        costs = max(LOOK_REST * (now - began), LOOK_LANE_SECONDS * len(known + found))
+        self._look_at = now + min(max(least, costs), MOST_LOOK_SECONDS)
         self._barren.keep(found)
         if self._lanes:  # there is work without the barren ones
-            known = set(self._lanes)
-            found = [q for q in found if q not in known and not self._barren.rests(q, now)]
-        self._lanes = [*self._lanes, *found]
+            found = [queue for queue in found if not self._barren.rests(queue, now)]
+        self._lanes = [*known, *found]
 
     def _hear(self) -> bool:
         """Add the queues that notifications named; answer whether they name all there can be."""
