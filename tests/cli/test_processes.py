@@ -182,7 +182,7 @@ def test_a_signal_to_every_process_at_once_counts_once(
 ) -> None:
     """As a terminal and systemd do it; and a second one would cut the jobs short."""
     crew = Crew(sleepy)
-    enqueue(database, "nap", 6, 1.5)
+    enqueue(database, "nap", 6, 3)
     until(lambda: running(database) == 6)
     for pid in [*crew.workers, crew.process.pid]:
         os.kill(pid, number)
