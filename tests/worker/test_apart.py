@@ -194,12 +194,12 @@ async def test_a_process_that_dies_fails_its_own_attempt_and_no_other(
     job_id = await app.enqueue(apart.die.options(max_retries=1), how=how)
     others = [await app.enqueue(task, a=1, b=2) for task in (apart.add, apart.add_on_loop)]
     here = await app.enqueue(apart.beside)
-    await run_once(app, job_processes=2)
-    job = await ended(app, job_id)
-    assert (job.status, job.attempt) == (JobStatus.DEAD_LETTER, 2)
-    assert f"ProcessLost: The process that ran the attempt {said}" in (job.last_error or "")
-    for other in [nap, *others, here]:
-        record = await app.get_job(other)
+    async with working(app, job_processes=2):
+        job = await ended(app, job_id, 30)
+        assert (job.status, job.attempt) == (JobStatus.DEAD_LETTER, 2)
+        assert f"ProcessLost: The process that ran the attempt {said}" in (job.last_error or "")
+        records = [await ended(app, other, 30) for other in [nap, *others, here]]
+    for record in records:
         assert (record.status, record.attempt) == (JobStatus.DONE, 1)
     assert record.result == os.getpid()
 
