@@ -50,7 +50,7 @@ def _rate(target: Target, jobs: int, queues: int) -> float:
         if queues > 1:
             spread = "UPDATE soniq.jobs SET queue = 'queue-' || CAST(args ->> 'i' AS int) %% %s"
             connection.execute(spread, (queues,))
-            connection.execute("VACUUM ANALYZE soniq.jobs")
+        connection.execute("VACUUM ANALYZE soniq.jobs")
     with Program("worker_process", target.url, "--jobs", str(jobs)) as worker:
         worker.ended()
     return done_rate(target, jobs)
