@@ -290,10 +290,15 @@ class Session:
     """A connection of its own for one loop of a worker: made at first use, and again when it broke.
 
     One operation runs at a time; a second one waits.
+
+    Args:
+        database: Whose.
+        steady: Keep its statements to their indexes.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, steady: bool = True) -> None:
         self._database = database
+        self._steady = steady
         self._connection: AnyioConnection | None = None
         self._plans = planner.Plans()
         self._turn = anyio.Lock(fast_acquire=True)
@@ -323,7 +328,7 @@ class Session:
             connection = await self._live(limit)
             connection.limit = limit
             pooled = connection.prepare_threshold is None
-            make = _PooledHost if pooled else AsyncPsycopgHost
+            make = _PooledHost if pooled and self._steady else AsyncPsycopgHost
             host = make(connection, self._database.settings.schema, own=True)
             began = monotonic()
             try:
@@ -350,7 +355,7 @@ class Session:
             return connection
         await self.close()
         with anyio.move_on_after(seconds):
-            self._connection = await self._database.connect(steady=True)
+            self._connection = await self._database.connect(steady=self._steady)
             return self._connection
         raise faults.unreachable(seconds)
 

@@ -196,8 +196,10 @@ HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
     "prune": (lambda _: history.prune_dead_letters(60), 60),
 }
 
-# These run on connections of which a worker has not the say.
+# These run on connections of which a worker has not the say, or on the one that writes endings:
+# the planner's settings are not made there.
 ANYBODYS = {"insert", "insert many", "get", "get none", "cancel", "delete", "reschedule"}
+ENDINGS = {"finish 1", "finish 100", "again", "later", "bury", "drop", "release"}
 
 _SIGN = workers.Sign(MINE, "w", (), ("task",), 1, 0, "running", False, "0")
 
@@ -205,7 +207,7 @@ _SIGN = workers.Sign(MINE, "w", (), ("task",), 1, 0, "running", False, "0")
 def explained(desk: Desk, name: str, query: Query[Any], mode: str) -> dict[str, Any]:
     """Run a statement with the given kind of plan, tell how it was done, and undo it."""
     with desk.connection.transaction(force_rollback=True):
-        if name not in ANYBODYS:
+        if name not in ANYBODYS | ENDINGS:
             desk.ask(planner.LOCAL)
         desk.sql(f"SET LOCAL plan_cache_mode = force_{mode}_plan")
         prepare(desk, "hot", query)
