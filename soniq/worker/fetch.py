@@ -271,7 +271,8 @@ class Fetcher:
             return
         await self._warn_of_unknown()
         nap, poll = FIRST_NAP_SECONDS, bench.settings.poll_interval
-        while not bench.draining:
+        # What made it uncertain may have rung while this lingered, and not ring again.
+        while not (bench.draining or bench.uncertain):
             self.dry = True
             bench.wake_phase.ring()
             if await self._wait_for_news(min(nap, poll, HOLD_SECONDS if bench.ready else poll)):

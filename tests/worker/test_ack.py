@@ -81,3 +81,23 @@ async def test_a_job_whose_end_the_server_forgot_in_a_crash_runs_again(
         job = await ended(app, job_id)
         assert str(job.worker_id) == hand.worker.id
     assert (job.status, job.attempt, len(runs)) == (JobStatus.DONE, 1, 2)
+
+
+async def test_a_worker_at_rest_looks_for_what_it_forgot_without_being_rung_for(
+    app: Soniq, ask: Ask
+) -> None:
+    """The bell may have rung while it still lingered after its last job."""
+
+    @app.job
+    async def note() -> None: ...
+
+    async with working(app, poll_interval=0.2) as hand:
+        job_id = await app.enqueue(note)
+        await ended(app, job_id)
+        await ask(
+            """WITH gone AS (DELETE FROM soniq.history RETURNING *)
+               INSERT INTO soniq.jobs (id, task, queue, args, state, attempt, worker_id)
+               SELECT id, task, queue, args, 'processing', attempt, worker_id FROM gone"""
+        )
+        hand.worker.bench.uncertain = True
+        assert (await ended(app, job_id)).attempt == 1
