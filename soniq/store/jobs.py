@@ -263,15 +263,10 @@ def _plain_parameters(job: NewJob) -> dict[str, object]:
 
 def _texts(job: NewJob) -> dict[str, object]:
     """Name the same values, each as the text that `INSERT_PLAIN` casts."""
-    placement = job.placement
-    return {
-        "id": job.id,
-        "task": placement.task,
-        "queue": placement.queue,
-        "args": job.args,
-        "priority": str(placement.priority),
-        "max_attempts": str(placement.max_attempts),
-    }
+    values = _plain_parameters(job)
+    values["priority"] = str(values["priority"])
+    values["max_attempts"] = str(values["max_attempts"])
+    return values
 
 
 def _due(due: datetime | float | None) -> dict[str, object]:
