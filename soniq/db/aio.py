@@ -25,9 +25,10 @@ from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps
 
 from . import faults, planner
 from .borrow import borrowed_async
-from .connection import AnyioConnection, on_trio
+from .connection import AnyioConnection
 from .conninfo import Address
 from .hosts import AsyncHost
+from .loops import on_trio
 from .pool import AnyioPool, LentPool, Pool, answers
 from .psycopg_hosts import AsyncPsycopgHost, outside_transaction, quiet
 

@@ -1,8 +1,9 @@
 """Whose connection is this? From what a caller hands over to a host the drivers can use.
 
 Kinds are told apart by `isinstance` against classes looked up in `sys.modules`: what is not loaded
-cannot have been handed over, so nothing is imported to find out. Further hosts (Django, SQLAlchemy,
-asyncpg, psycopg2) are added with `register`.
+cannot have been handed over, so nothing is imported to find out. The hosts of other libraries are
+named, not imported: they stand above this package, in `integrations/`, and are loaded when a first
+connection of theirs is lent. `register` adds kinds that are not in the table.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from soniq.errors import UnknownConnection
 
 from .hosts import AsyncHost, Host
+from .loops import on_trio
 from .psycopg_hosts import AsyncPsycopgHost, PsycopgHost, usable
 
 
@@ -26,17 +30,20 @@ class Kind:
         title: What people call it, for messages.
         module: Where its classes are found, once loaded.
         names: Its classes.
-        sync: Makes a host for sync code of the object and our schema; None: it cannot.
-        aio: Makes a host for async code; None: it cannot.
+        sync: Makes a host for sync code of the object and our schema, or names what does, as in
+            `package.module:function`; None: it cannot.
+        aio: The same for async code.
         instead: The next step of somebody who passed it where it cannot be used.
+        asyncio_only: Its library knows no other event loop.
     """
 
     title: str
     module: str
     names: tuple[str, ...]
-    sync: Callable[[Any, str], Host] | None = None
-    aio: Callable[[Any, str], AsyncHost] | None = None
+    sync: Callable[[Any, str], Host] | str | None = None
+    aio: Callable[[Any, str], AsyncHost] | str | None = None
     instead: str = ""
+    asyncio_only: bool = False
 
     def takes(self, connection: object) -> bool:
         """Tell whether an object is of this kind."""
@@ -64,25 +71,41 @@ def borrowed(connection: object, schema: str) -> Host:
     kind = _kind(connection)
     if kind is None or kind.sync is None:
         raise _unknown(connection, kind, [k.title for k in _KINDS if k.sync])
-    return kind.sync(connection, schema)
+    host: Host = _made_by(kind.sync)(connection, schema)
+    return host
 
 
 def borrowed_async(connection: object, schema: str) -> AsyncHost:
     """Find the async host for what a caller handed over.
 
     Raises:
-        UnknownConnection: It is of no kind that async code can use.
+        UnknownConnection: It is of no kind that async code, or this event loop, can use.
         ConnectionLost: It is closed.
         TransactionAborted: Its transaction has failed before.
     """
     kind = _kind(connection)
     if kind is None or kind.aio is None:
         raise _unknown(connection, kind, [k.title for k in _KINDS if k.aio])
-    return kind.aio(connection, schema)
+    if kind.asyncio_only and on_trio():
+        raise UnknownConnection(
+            f"{kind.title} works on asyncio only, and trio runs here. Run on asyncio, or pass a "
+            "connection of `eq.backend.acquire()`."
+        )
+    host: AsyncHost = _made_by(kind.aio)(connection, schema)
+    return host
 
 
 def _kind(connection: object) -> Kind | None:
     return next((kind for kind in _KINDS if kind.takes(connection)), None)
+
+
+@lru_cache
+def _made_by(maker: Callable[[Any, str], Any] | str) -> Callable[[Any, str], Any]:
+    if not isinstance(maker, str):
+        return maker
+    module, _, name = maker.partition(":")
+    found: Callable[[Any, str], Any] = getattr(import_module(module), name)
+    return found
 
 
 def _unknown(connection: object, kind: Kind | None, taken: list[str]) -> UnknownConnection:
@@ -104,13 +127,14 @@ def _async_connection(connection: Any, schema: str) -> AsyncHost:
     return AsyncPsycopgHost(connection, schema, own=False)
 
 
-_TO_SYNC = (
-    "It is async: use the async client (Soniq), or pass a psycopg.Connection to this sync one."
-)
+_TO_SYNC = "It is async: use the async client (Soniq), or pass a {} to this sync one."
 _TO_ASYNC = (
-    "It is sync: use the sync client (SoniqSync, or `eq.sync`), or pass a psycopg.AsyncConnection "
-    "to this async one."
+    "It is sync: use the sync client (SoniqSync, or `eq.sync`), or pass {} to this async one."
 )
+_POOL = "It is a pool: pass a connection of it, as in `with pool.connection() as conn:`."
+_ASYNC_POOL = _POOL.replace("`with", "`async with")
+
+_SQLALCHEMY = "soniq.integrations.sqlalchemy"
 
 _KINDS: list[Kind] = [
     Kind(
@@ -118,40 +142,79 @@ _KINDS: list[Kind] = [
         "psycopg",
         ("Connection",),
         sync=_connection,
-        instead=_TO_ASYNC,
+        instead=_TO_ASYNC.format("a psycopg.AsyncConnection"),
     ),
     Kind(
         "psycopg.AsyncConnection",
         "psycopg",
         ("AsyncConnection",),
         aio=_async_connection,
-        instead=_TO_SYNC,
+        instead=_TO_SYNC.format("psycopg.Connection"),
     ),
     Kind(
         "psycopg.Cursor",
         "psycopg",
         ("Cursor", "ServerCursor"),
         sync=lambda cursor, schema: _connection(cursor.connection, schema),
-        instead=_TO_ASYNC,
+        instead=_TO_ASYNC.format("a psycopg.AsyncConnection"),
     ),
     Kind(
         "psycopg.AsyncCursor",
         "psycopg",
         ("AsyncCursor", "AsyncServerCursor"),
         aio=lambda cursor, schema: _async_connection(cursor.connection, schema),
-        instead=_TO_SYNC,
+        instead=_TO_SYNC.format("psycopg.Connection"),
+    ),
+    Kind("a pool", "psycopg_pool", ("ConnectionPool",), instead=_POOL),
+    Kind("an async pool", "psycopg_pool", ("AsyncConnectionPool",), instead=_ASYNC_POOL),
+    Kind(
+        "SQLAlchemy's Session and scoped_session (Flask-SQLAlchemy, SQLModel)",
+        "sqlalchemy.orm",
+        ("Session", "scoped_session"),
+        sync=f"{_SQLALCHEMY}:session_host",
+        instead=_TO_ASYNC.format("an AsyncSession"),
     ),
     Kind(
-        "a pool",
-        "psycopg_pool",
-        ("ConnectionPool",),
-        instead="It is a pool: pass a connection of it, as in `with pool.connection() as conn:`.",
+        "SQLAlchemy's Connection",
+        "sqlalchemy.engine",
+        ("Connection",),
+        sync=f"{_SQLALCHEMY}:connection_host",
+        instead=_TO_ASYNC.format("an AsyncConnection"),
     ),
     Kind(
-        "an async pool",
-        "psycopg_pool",
-        ("AsyncConnectionPool",),
-        instead="It is a pool: pass a connection of it, as in `async with pool.connection() as "
+        "SQLAlchemy's AsyncSession and async_scoped_session",
+        "sqlalchemy.ext.asyncio",
+        ("AsyncSession", "async_scoped_session"),
+        aio=f"{_SQLALCHEMY}:async_session_host",
+        instead=_TO_SYNC.format("Session"),
+        asyncio_only=True,
+    ),
+    Kind(
+        "SQLAlchemy's AsyncConnection",
+        "sqlalchemy.ext.asyncio",
+        ("AsyncConnection",),
+        aio=f"{_SQLALCHEMY}:async_connection_host",
+        instead=_TO_SYNC.format("Connection"),
+        asyncio_only=True,
+    ),
+    Kind(
+        "an engine",
+        "sqlalchemy.engine",
+        ("Engine",),
+        instead="It is an engine: pass a Session, or a connection as in `with engine.begin() as "
         "conn:`.",
+    ),
+    Kind(
+        "an async engine",
+        "sqlalchemy.ext.asyncio",
+        ("AsyncEngine",),
+        instead="It is an engine: pass an AsyncSession, or a connection as in `async with "
+        "engine.begin() as conn:`.",
+    ),
+    Kind(
+        "Flask-SQLAlchemy",
+        "flask_sqlalchemy",
+        ("SQLAlchemy",),
+        instead="It is the extension: pass its session, as in `connection=db.session`.",
     ),
 ]

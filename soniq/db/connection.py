@@ -14,7 +14,6 @@ uvloop 52 (53), trio 46.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
@@ -32,6 +31,7 @@ from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 
 from . import faults
 from .conninfo import needs_lookup
+from .loops import on_trio
 from .psycopg_hosts import PlainAsyncCursor
 from .render import numbered
 from .waiting import wait_connecting, wait_on_anyio
@@ -40,12 +40,6 @@ _ACTIVE = pq.TransactionStatus.ACTIVE
 _INTERVAL = 0.1  # seconds; psycopg's own
 # Seconds a cancelled query has to end, after each request; and their sum, for all there is to do.
 _PATIENCE = (0.05, 0.2, 1.0, 4.0)
-
-
-def on_trio() -> bool:
-    """Tell whether trio runs the caller; without importing it."""
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
 class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):

@@ -36,24 +36,28 @@ _LOGIN = (
     ("53300", re.compile(r"too many (clients|connections)|connection slots|no more connections")),
     ("57P03", re.compile(r"starting up|shutting down|not yet accepting|recovery")),
 )
+_OURS = ("soniq.db.", "soniq.integrations.")
 _NEVER_MADE = ("connection to server", "failed to resolve host")
 
 
-def translate(error: psycopg.Error, schema: str, *, lost: bool = False) -> SoniqError:
-    """Turn a psycopg error into one of ours, the original kept as its cause.
+def translate(
+    error: Exception, schema: str, *, lost: bool = False, lent: bool = False
+) -> SoniqError:
+    """Turn a driver's error into one of ours, the original kept as its cause.
 
     Args:
-        error: What psycopg raised.
+        error: What psycopg, psycopg2 or asyncpg raised: they name the SQLSTATE alike enough.
         schema: The schema of our tables, to tell a missing one from the user's own mistake.
         lost: The connection is closed by now.
+        lent: It is the caller's.
     """
-    fault = _fault(error, schema, lost)
+    fault = _fault(error, schema, lost, lent)
     fault.__cause__ = error
-    error.__traceback__ = None  # psycopg's and our own frames tell a reader nothing
+    error.__traceback__ = None  # the driver's and our own frames tell a reader nothing
     return fault
 
 
-def stale_plan(error: psycopg.Error) -> bool:
+def stale_plan(error: Exception) -> bool:
     """Tell "cached plan must not change result type", in whatever language the server speaks."""
     return (
         isinstance(error, pg.FeatureNotSupported)
@@ -92,7 +96,7 @@ def trimmed(error: E) -> E:
     link = error.__traceback__
     while link is not None:
         module = str(link.tb_frame.f_globals.get("__name__", ""))
-        if not module.startswith("soniq.db.") and module != "soniq.steps":
+        if not module.startswith(_OURS) and module != "soniq.steps":
             frames.append(link)
         link = link.tb_next
     chain: TracebackType | None = None
@@ -101,16 +105,13 @@ def trimmed(error: E) -> E:
     return error.with_traceback(chain)
 
 
-def _fault(error: psycopg.Error, schema: str, lost: bool) -> SoniqError:
+def _fault(error: Exception, schema: str, lost: bool, lent: bool) -> SoniqError:
     said = words(error)
-    code = error.sqlstate or _login_code(said)
+    code = _sqlstate(error) or _login_code(said)
     if code is None:
         return _unsaid(error, said, lost)
     if code in _NOT_THERE and _ours(code, said, schema):
-        return SchemaMissing(
-            f"The database has no Soniq schema {schema!r}, or an older one ({said}). "
-            "Run `soniq setup` (or eq.setup()) against it."
-        )
+        return _no_schema(said, schema, lent)
     if code == "3D000":
         return DatabaseMissing(
             f"The server was reached, but the database is not there ({said}). Run `soniq "
@@ -126,6 +127,11 @@ def _fault(error: psycopg.Error, schema: str, lost: bool) -> SoniqError:
     return DatabaseError(f"The database refused: {said} (SQLSTATE {code})", sqlstate=code)
 
 
+def _sqlstate(error: Exception) -> str | None:
+    # psycopg's and asyncpg's name, and psycopg2's.
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+
 def _login_code(said: str) -> str | None:
     """Find the SQLSTATE of a refused login, which libpq does not pass on, by its words."""
     if "FATAL" not in said:
@@ -133,8 +139,8 @@ def _login_code(said: str) -> str | None:
     return next((code for code, pattern in _LOGIN if pattern.search(said)), None)
 
 
-def _unsaid(error: psycopg.Error, said: str, lost: bool) -> SoniqError:
-    """Translate an error without SQLSTATE: psycopg's own, or no server answered at all."""
+def _unsaid(error: Exception, said: str, lost: bool) -> SoniqError:
+    """Translate an error without SQLSTATE: the driver's own, or no server answered at all."""
     if isinstance(error, pg.ConnectionTimeout):
         return ConnectionLost(f"The database did not accept a connection in time: {said}")
     if said.startswith(_NEVER_MADE):
@@ -147,10 +153,15 @@ def _unsaid(error: psycopg.Error, said: str, lost: bool) -> SoniqError:
     return DatabaseError(f"The database driver refused: {said}")
 
 
-def words(error: psycopg.Error) -> str:
+def words(error: Exception) -> str:
     """Give the server's first sentence, without DETAIL, which may quote the user's data."""
-    primary = error.diag.message_primary
-    return primary or _in_one_line(str(error)) or type(error).__name__
+    primary: str | None = getattr(getattr(error, "diag", None), "message_primary", None)
+    if primary:
+        return primary
+    said = str(error)
+    if _sqlstate(error):  # asyncpg's: DETAIL and HINT on lines of their own
+        said = said.partition("\n")[0]
+    return _in_one_line(said) or type(error).__name__
 
 
 def _in_one_line(text: str) -> str:
@@ -163,6 +174,19 @@ def _ours(code: str, said: str, schema: str) -> bool:
     # Names are not translated, whatever the server's language. A column (42703) comes without its
     # schema, but only our own statements get here.
     return code == "42703" or f"{schema}." in said or f'"{schema}"' in said
+
+
+def _no_schema(said: str, schema: str, lent: bool) -> SoniqError:
+    if lent:
+        return SchemaMissing(
+            "The database of the connection that was passed has no Soniq schema "
+            f"{schema!r}, or an older one ({said}). Pass a connection to the database that Soniq "
+            "is set up in, or run `soniq setup` against this one."
+        )
+    return SchemaMissing(
+        f"The database has no Soniq schema {schema!r}, or an older one ({said}). "
+        "Run `soniq setup` (or eq.setup()) against it."
+    )
 
 
 def _denied(said: str, code: str) -> SoniqError:

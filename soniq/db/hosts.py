@@ -2,9 +2,8 @@
 
 A host is a connection that lends itself to an operation, ours or the caller's. It runs statements,
 says whether a transaction must be opened for `Atomic`, and translates its errors; the drivers know
-nothing else of it. psycopg's own two are in `psycopg_hosts.py`; Django, SQLAlchemy, asyncpg and
-psycopg2 are further subclasses, registered in `borrow.py`. `Host` and `AsyncHost` are twins: read
-one, know both.
+nothing else of it. psycopg's own two are in `psycopg_hosts.py`; those of other libraries are in
+`integrations/`, and found by `borrow.py`. `Host` and `AsyncHost` are twins: read one, know both.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ class Host(ABC):
         with self.atomic() or nullcontext():
             return [self.query(query) for query in step.queries]
 
-    @abstractmethod
     def script(self, step: Script) -> None:
-        """Run a text of several statements."""
+        """Run a text of several statements; only on connections of ours."""
+        raise TypeError(f"a {type(self).__name__} runs no scripts")
 
-    @abstractmethod
     def copy(self, step: CopyIn) -> int:
-        """Stream rows in; answer their number."""
+        """Stream rows in, where the library can; answer their number."""
+        raise TypeError(f"a {type(self).__name__} does not copy")
 
     @abstractmethod
     def atomic(self) -> AbstractContextManager[object] | None:
@@ -60,13 +59,13 @@ class AsyncHost(ABC):
         async with self.atomic() or nullcontext():
             return [await self.query(query) for query in step.queries]
 
-    @abstractmethod
     async def script(self, step: Script) -> None:
-        """Run a text of several statements."""
+        """Run a text of several statements; only on connections of ours."""
+        raise TypeError(f"a {type(self).__name__} runs no scripts")
 
-    @abstractmethod
     async def copy(self, step: CopyIn) -> int:
-        """Stream rows in; answer their number."""
+        """Stream rows in, where the library can; answer their number."""
+        raise TypeError(f"a {type(self).__name__} does not copy")
 
     @abstractmethod
     def atomic(self) -> AbstractAsyncContextManager[object] | None:

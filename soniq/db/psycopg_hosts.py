@@ -133,7 +133,7 @@ class PsycopgHost(Host):
 
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of psycopg into ours; None for any other."""
-        fault = translated(error, self._schema, self._connection)
+        fault = translated(error, self._schema, self._connection, lent=not self._own)
         # It may have been demoted, and would be for ever: a new connection looks for the primary.
         self.spent = self.spent or isinstance(fault, ReadOnlyServer)
         return fault
@@ -219,7 +219,7 @@ class AsyncPsycopgHost(AsyncHost):
 
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of psycopg into ours; None for any other."""
-        fault = translated(error, self._schema, self._connection)
+        fault = translated(error, self._schema, self._connection, lent=not self._own)
         # It may have been demoted, and would be for ever: a new connection looks for the primary.
         self.spent = self.spent or isinstance(fault, ReadOnlyServer)
         return fault
@@ -312,8 +312,10 @@ def quiet(connection: Connection) -> bool:
         return False
 
 
-def translated(error: Exception, schema: str, connection: Connection) -> SoniqError | None:
+def translated(
+    error: Exception, schema: str, connection: Connection, *, lent: bool
+) -> SoniqError | None:
     """Turn an error of psycopg into ours; None for any other."""
     if isinstance(error, psycopg.Error):
-        return translate(error, schema, lost=connection.closed)
+        return translate(error, schema, lost=connection.closed, lent=lent)
     return None

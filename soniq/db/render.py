@@ -1,4 +1,4 @@
-"""From the statements of `store/` and `schema/` to the text one database understands.
+"""From the statements of `store/` and `schema/` to the text one database or library understands.
 
 Statements are written once, with `{soniq}` for the schema, `{channel}` for the notification
 channel and `%(name)s` for parameters. A percent sign that means itself is written `%%` in a
@@ -12,6 +12,7 @@ from functools import lru_cache
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
 _NUMBERED = re.compile(r"\$[1-9]")
+_PLACE = re.compile(r"%\((\w+)\)s|%%|:")
 
 
 def quoted_name(name: str) -> str:
@@ -41,6 +42,34 @@ def render(sql: str, schema: str) -> str:
 def encoded(sql: str, schema: str) -> bytes:
     """Render, as the bytes psycopg sends: it need not encode them again at each use."""
     return render(sql, schema).encode()
+
+
+@lru_cache(maxsize=1024)
+def with_colons(sql: str, schema: str) -> str:
+    """Render for SQLAlchemy's `text()`: `:name`, each a text; other colons are escaped."""
+
+    def place(found: re.Match[str]) -> str:
+        if found[1]:
+            return f"CAST(:{found[1]} AS text)"
+        return "\\:" if found[0] == ":" else "%"
+
+    return _PLACE.sub(place, render(sql, schema))
+
+
+@lru_cache(maxsize=1024)
+def with_dollars(sql: str, schema: str) -> tuple[str, tuple[str, ...]]:
+    """Render for asyncpg: `$1` for parameters, each a text; and their names in that order."""
+    names: list[str] = []
+
+    def place(found: re.Match[str]) -> str:
+        name = found[1]
+        if not name:
+            return found[0][0]
+        if name not in names:
+            names.append(name)
+        return f"CAST(${names.index(name) + 1} AS text)"
+
+    return _PLACE.sub(place, render(sql, schema)), tuple(names)
 
 
 @lru_cache(maxsize=1024)

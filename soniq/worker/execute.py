@@ -15,7 +15,7 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from ..db.connection import on_trio
+from ..db.loops import on_trio
 from ..events import JobOverran, JobStarted
 from ..job.outcome import (
     AlreadyWritten,

@@ -25,7 +25,7 @@ from anyio.abc import Process
 from anyio.lowlevel import checkpoint
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from ..db.connection import on_trio
+from ..db.loops import on_trio
 from ..errors import ProcessLost, SettingsError, UsageError
 from ..job.record import Claimed
 from ..job.task import real_module

@@ -19,7 +19,7 @@ from typing import Any
 
 import anyio
 
-from ..db.connection import on_trio
+from ..db.loops import on_trio
 
 
 class _Call:

@@ -1,0 +1,176 @@
+"""What a case asks of whoever lends a connection, in sync and async code alike.
+
+Cases are coroutines for both: those of a sync lender never wait, and are run without an event loop,
+as Django insists on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+from uuid import uuid4
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from soniq import Soniq, SoniqSync
+
+
+class Oops(Exception):
+    """Raised by the caller's own code, in the middle of their transaction."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The databases of the suite.
+
+    Attributes:
+        url: One with Soniq's schema.
+        elsewhere: One without.
+    """
+
+    url: str
+    elsewhere: str
+
+
+class Lender(ABC):
+    """A library's connection, opened and used as its manual says.
+
+    Attributes:
+        title: What the matrix calls it.
+        is_async: Which client takes it.
+    """
+
+    title: ClassVar[str]
+    is_async: ClassVar[bool] = False
+
+    eq: Any
+    task: Any
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.queue = f"q{uuid4().hex}"
+
+    # -- for each library
+
+    @abstractmethod
+    async def open(self, url: str) -> None:
+        """Connect to a database."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give back and close what was opened, in whatever state it is."""
+
+    @property
+    @abstractmethod
+    def lent(self) -> Any:
+        """What is passed as `connection=`."""
+
+    @abstractmethod
+    def transaction(self, *, undo: bool = False) -> AbstractAsyncContextManager[Any]:
+        """Begin, and commit at the end; or roll back there, by the library's own call."""
+
+    @abstractmethod
+    def savepoint(self) -> AbstractAsyncContextManager[Any]:
+        """Nest in the transaction; an exception takes back only what is inside."""
+
+    @abstractmethod
+    async def value(self, sql: str) -> Any:
+        """Run a statement of the caller's; answer the first column of its first row."""
+
+    @abstractmethod
+    async def commit_each(self) -> None:
+        """Have each statement outside of a transaction be its own, if it is not so already."""
+
+    @abstractmethod
+    async def dress_up(self) -> None:
+        """Set up the connection as few callers do: row factories, codecs and what there is."""
+
+    @abstractmethod
+    async def dress(self) -> Any:
+        """Show what was set up, and what it makes of an answer."""
+
+    @abstractmethod
+    async def shut(self) -> None:
+        """Close the connection, while it is still lent."""
+
+    # -- for all
+
+    @classmethod
+    def run(cls, case: Case, place: Place) -> None:
+        """Run a case on a lender of its own."""
+        drive = asyncio.run if cls.is_async else without_loop
+        drive(cls(place).whole(case))
+
+    async def whole(self, case: Case) -> None:
+        self.eq = (Soniq if self.is_async else SoniqSync)(self.place.url)
+        self.task = self.eq.job("work", queue=self.queue)(work)
+        await self.open(self.place.url)
+        try:
+            await case(self)
+        finally:
+            await self.close()
+            await settled(self.eq.close())
+
+    async def enqueue(self, n: Any = 1, **options: Any) -> str:
+        return str(await settled(self.eq.enqueue(self.task, n, connection=self.lent, **options)))
+
+    async def pid(self) -> int:
+        return int(await self.value("SELECT pg_backend_pid()"))
+
+    def stored(self) -> list[Any]:
+        """The arguments of the jobs that others can see, oldest first."""
+        sql = "SELECT args->'n' FROM soniq.jobs WHERE queue = %s ORDER BY id"
+        return [row[0] for row in look(self.place.url, sql, self.queue)]
+
+
+Case: TypeAlias = Callable[[Lender], Coroutine[Any, Any, None]]
+
+
+def work(n: Any) -> None: ...
+
+
+def without_loop(coroutine: Coroutine[Any, Any, Any]) -> None:
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise AssertionError("a case of a sync lender waits for something")
+
+
+async def settled(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+@asynccontextmanager
+async def entered(manager: Any) -> AsyncIterator[Any]:
+    if hasattr(manager, "__aenter__"):
+        async with manager as value:
+            yield value
+    else:
+        with manager as value:
+            yield value
+
+
+def look(url: str, sql: str, *params: Any) -> list[tuple[Any, ...]]:
+    """Ask a database from outside of whatever goes on."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(sql.encode(), params).fetchall()
+
+
+def terminate(url: str, pid: int) -> None:
+    """Break a connection from the server's side; back when it is gone."""
+    assert look(url, "SELECT pg_terminate_backend(%s, 10000)", pid) == [(True,)]
+
+
+def parts(url: str, database: str = "dbname") -> dict[str, str]:
+    """Take a URL apart, for libraries that want host, port and so on by themselves."""
+    found = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    found[database] = found.pop("dbname")
+    return found
