@@ -32,7 +32,11 @@ class Application:
         retry_policy: Decides delays for tasks without a policy of their own; None: their options.
         pool: The user's own pool, of the colour of the client it was given to.
         connection_factory: The same, for single connections.
+        ambient: Gives a connection that the sync client uses where none is named, or None; a
+            framework sets it, so that operations join the transaction its code is in.
     """
+
+    ambient: Callable[[], object | None] | None = None
 
     def __init__(
         self,

@@ -156,7 +156,7 @@ class SyncJobs(Base):
             "tags": tags,
         }
         first, more = self._app.builder.many(target, args_list, options)
-        lent = self._connection if connection is None else connection
+        lent = self._lent(connection)
         notify = self._app.settings.notify
         return self._run_on(lent, bulk.enqueue_many, first, more, notify, can_copy=lent is None)
 
@@ -202,7 +202,7 @@ class SyncJobs(Base):
             "tags": tags,
         }
         first, more = self._app.builder.many(target, args_list, options)
-        lent = self._connection if connection is None else connection
+        lent = self._lent(connection)
         return self._run_on(
             lent,
             bulk.enqueue_stream,
@@ -337,6 +337,14 @@ class SyncJobs(Base):
         opened: Database = self.__dict__["_opened"]
         return opened
 
+    def _lent(self, named: object = None) -> object | None:
+        """Choose what to run on: the connection named or bound to, the framework's, or None."""
+        if named is None:
+            named = self._connection
+        if named is None and self._app.ambient is not None:
+            named = self._app.ambient()
+        return named
+
     def _run_on(
         self,
         connection: object,
@@ -349,8 +357,8 @@ class SyncJobs(Base):
         return self._database.run_on(connection, operation, *args, **kwargs)
 
     def _run(self, operation: Callable[Q, Steps[A]], *args: Q.args, **kwargs: Q.kwargs) -> A:
-        return self._run_on(self._connection, operation, *args, **kwargs)
+        return self._run_on(self._lent(), operation, *args, **kwargs)
 
     def _store(self, job: NewJob, connection: object = None) -> str:
-        lent = self._connection if connection is None else connection
+        lent = self._lent(connection)
         return self._run_on(lent, jobs.enqueue, job, self._app.settings.notify)
