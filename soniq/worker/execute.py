@@ -52,7 +52,8 @@ class Executor:
         self._lender = lender
         self._calls = Calls(bench.hooks)
         settings = bench.settings
-        self._threads = Threads(settings.threads or settings.concurrency)
+        limit = settings.threads or settings.concurrency
+        self._threads = Threads(limit, bench.hooks.thread_end)
         self._processes = Processes(bench, lender.worker_id)
         self._crew = Crew(
             bench, self._threads, begin=self._begin_in_crew, run=self._run_in_crew, end=self._end

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -46,10 +46,12 @@ class Threads:
 
     Args:
         limit: Calls that run at once; others wait their turn.
+        at_end: Called in each thread before it ends.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, at_end: Sequence[Callable[[], object]] = ()) -> None:
         self._limit = limit
+        self._at_end = at_end
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._news: deque[Callable[[], object]] = deque()
         self._started = 0
@@ -96,6 +98,8 @@ class Threads:
         while (call := self._calls.get()) is not None:
             call.run()
             self.soon(partial(self._free, call))
+        for function in self._at_end:
+            function()
 
     def _free(self, call: _Call) -> None:
         self._busy -= 1
