@@ -124,7 +124,8 @@ class Processes:
         bench, hooks = self._bench, self._bench.hooks
         around = [*hooks.before, *hooks.after, *hooks.on_error, *hooks.middleware]
         tasks = [task.function for task in bench.registry if task.apart]
-        modules = dict.fromkeys(real_module(each) for each in [*tasks, *around])
+        # What is around jobs first: it makes ready what their modules need, as Django's apps.
+        modules = dict.fromkeys(real_module(each) for each in [*around, *tasks])
         return Setup(
             path=tuple(sys.path),
             modules=tuple(modules),
