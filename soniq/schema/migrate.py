@@ -114,6 +114,20 @@ def setup() -> Steps[list[str]]:
     return done
 
 
+def apply(name: str) -> Steps[bool]:
+    """Apply one migration if the database lacks it, for tools that keep the order themselves.
+
+    Returns:
+        Whether it was applied now.
+
+    Raises:
+        SchemaChanged: The migration was edited after it had been applied.
+    """
+    (migration,) = (each for each in migrations() if each.name == name)
+    yield from Atomic(_prepare())
+    return (yield from Atomic(_apply(migration)))
+
+
 def applied() -> Steps[list[Applied]]:
     """List the migrations in the database; empty where the schema is missing."""
     (present,) = yield from Query(_HAS_TABLE, decode=lambda row: bool(row[0]))
