@@ -1,0 +1,77 @@
+"""The project's clients: one application, made of its settings at first use."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from ...client.aio import Soniq
+from ...client.application import Application, install
+from ...errors import SettingsError, UsageError
+from . import config, hygiene
+from .address import DjangoHome
+from .ready import start
+
+_lock = threading.RLock()
+_made: list[Soniq] = []
+
+
+def client() -> Soniq:
+    """Give the project's client; the first call makes it, and does no I/O.
+
+    A process that is no part of Django yet (`soniq worker`) becomes one.
+
+    Raises:
+        ImproperlyConfigured: `settings.SONIQ` says something that cannot be.
+    """
+    if not _made:
+        with _lock:
+            if not _made:
+                _made.append(_make())
+        start()
+    return _made[0]
+
+
+def open_block(alias: str) -> object | None:
+    """Give Django's connection if an `atomic()` block is open on it in this thread."""
+    connection = connections[alias]
+    return connection.connection if connection.in_atomic_block else None
+
+
+def holds_jobs(connection: Any) -> bool:
+    """Tell whether a connection of Django's is the one to the database with the jobs."""
+    home = client()._app.home
+    alias = home.alias if isinstance(home, DjangoHome) else None
+    return bool(connection.alias == alias and connection.vendor == "postgresql")
+
+
+def schema() -> str:
+    """Name the schema of the tables, also where SONIQ says something that cannot be."""
+    try:
+        return client().settings.schema
+    except ImproperlyConfigured:
+        return "soniq"
+
+
+def _make() -> Soniq:
+    chosen = config.read()
+    try:
+        app = Application(None, None, None, chosen.retry_policy, chosen.settings)
+        if chosen.alias is not None:
+            app.home = DjangoHome(app.settings, chosen.alias)
+            if chosen.join_atomic:
+                app.ambient = lambda: _joined(app.home)
+        made = Soniq._of(app)
+        hygiene.install(made)
+        install(chosen.plugins, made)
+    except (SettingsError, UsageError) as error:
+        raise ImproperlyConfigured(f"SONIQ: {error}") from error
+    return made
+
+
+def _joined(home: object) -> object | None:
+    alias = home.alias if isinstance(home, DjangoHome) else None
+    return None if alias is None else open_block(alias)

@@ -1,0 +1,151 @@
+"""The tables as models, to look at: Soniq's own statements are what changes them."""
+
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+from .clients import schema
+
+
+def table(name: str) -> str:
+    """Name a table with its schema; Django leaves alone what is quoted already."""
+    return f'"{schema()}"."{name}"'
+
+
+class Record(models.Model):
+    """What every table of jobs has."""
+
+    id = models.UUIDField(primary_key=True)
+    task = models.TextField()
+    queue = models.TextField()
+    args = models.JSONField(verbose_name="arguments")
+    priority = models.SmallIntegerField()
+    attempt = models.IntegerField()
+    max_attempts = models.IntegerField()
+    scheduled_at = models.DateTimeField()
+    created_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True)
+    worker_id = models.UUIDField(null=True)
+    timeout_seconds = models.FloatField(null=True)
+    tags = ArrayField(models.TextField(), null=True)
+    attempts = models.JSONField(null=True)
+
+    class Meta:
+        """Of the tables below."""
+
+        abstract = True
+        managed = False
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.pk}"
+
+
+class LiveState(models.TextChoices):
+    """What a job is before it has ended."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    PROCESSING = "processing"
+
+
+class PastState(models.TextChoices):
+    """What a job is once it has ended well, or was cancelled."""
+
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class Job(Record):
+    """A job that waits or runs."""
+
+    state = models.TextField(choices=LiveState.choices)
+    snoozes = models.IntegerField()
+    cancel_requested = models.BooleanField()
+
+    class Meta(Record.Meta):
+        """Its table."""
+
+        abstract = False
+        db_table = table("jobs")
+        default_permissions = ("view", "delete")
+        permissions = [("retry_job", "Can run jobs now"), ("cancel_job", "Can cancel jobs")]
+
+
+class FinishedJob(Record):
+    """A job that is done, or was cancelled."""
+
+    state = models.TextField(choices=PastState.choices)
+    finished_at = models.DateTimeField()
+    result = models.JSONField(null=True)
+    reason = models.TextField(null=True)
+
+    class Meta(Record.Meta):
+        """Its table."""
+
+        abstract = False
+        db_table = table("history")
+        default_permissions = ("view", "delete")
+        permissions = [("retry_finishedjob", "Can run finished jobs again")]
+
+
+class DeadLetter(Record):
+    """A job that used up its attempts, or was refused."""
+
+    died_at = models.DateTimeField()
+    reason = models.TextField()
+    replayed_at = models.DateTimeField(null=True)
+    replayed_as = models.UUIDField(null=True)
+
+    class Meta(Record.Meta):
+        """Its table."""
+
+        abstract = False
+        db_table = table("dead_letters")
+        default_permissions = ("view", "delete")
+        permissions = [("replay_deadletter", "Can replay dead letters")]
+
+
+class Queue(models.Model):
+    """A queue that somebody said something about; a queue needs no row to exist."""
+
+    name = models.TextField(primary_key=True)
+    paused = models.BooleanField()
+    paused_until = models.DateTimeField(null=True)
+    changed_at = models.DateTimeField()
+
+    class Meta:
+        """Its table."""
+
+        managed = False
+        db_table = table("queues")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+class Worker(models.Model):
+    """A worker that lives, or lived a moment ago."""
+
+    id = models.UUIDField(primary_key=True)
+    name = models.TextField()
+    queues = ArrayField(models.TextField(), null=True)
+    tasks = ArrayField(models.TextField())
+    concurrency = models.IntegerField()
+    running = models.IntegerField()
+    state = models.TextField()
+    idle = models.BooleanField()
+    version = models.TextField()
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        """Its table."""
+
+        managed = False
+        db_table = table("workers")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return str(self.name)
