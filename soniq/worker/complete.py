@@ -139,7 +139,7 @@ class Completer:
             return
         ((job, attempt, verdict),) = judged
         log.error("the ending of job %s could not be written: %s", job.id, error)
-        if attempt is None or (isinstance(verdict, Bury) and verdict.reason == UNWRITABLE):
+        if isinstance(verdict, Bury) and verdict.reason == UNWRITABLE:
             return  # the row stays ours until we sign out; then the others rescue it
         failure = lifecycle.Failure("failed", lifecycle.described(error))
         await self._write([(job, attempt, Bury(UNWRITABLE, failure))])

@@ -316,6 +316,33 @@ async def test_an_ending_that_the_database_refuses_makes_a_dead_letter_and_harms
     assert "no such word" in (bad.last_error or "")
 
 
+async def test_a_job_that_never_began_and_whose_ending_is_refused_is_a_dead_letter_too(
+    app: Soniq, ask: Ask
+) -> None:
+    """It was left as it was: processing, of a worker that knew nothing of it, until that ended."""
+
+    @app.job
+    async def note() -> None: ...
+
+    await ask(
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE 'nothing is ever cancelled'; END $$"
+    )
+    try:
+        await ask(
+            "CREATE TRIGGER refuse BEFORE INSERT ON soniq.history"
+            " FOR EACH ROW WHEN (NEW.state = 'cancelled') EXECUTE FUNCTION public.refuse()"
+        )
+        job_id = await app.enqueue(note)
+        await ask("UPDATE soniq.jobs SET cancel_requested = true")  # as of one handed back
+        await run_once(app)
+    finally:
+        await ask("DROP FUNCTION public.refuse CASCADE")
+    job = await app.get_job(job_id)
+    assert (job.status, job.reason) == (JobStatus.DEAD_LETTER, "the database refused its ending")
+    assert "nothing is ever cancelled" in (job.last_error or "")
+
+
 async def test_an_ending_that_the_role_may_not_write_waits_until_it_may(
     app: Soniq, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
