@@ -142,8 +142,7 @@ class Supervisor:
         for place in self._places:
             if place.due is not None and place.due <= time.monotonic():
                 try:
-                    ours, theirs = socket.socketpair()
-                    pid = wire.fork()
+                    pid, ours, theirs = _start(wire)
                 except OSError as error:  # too many processes or open files: perhaps not for long
                     place.failures += 1
                     pause = restart.pause_after(place.failures)
@@ -247,6 +246,17 @@ class Supervisor:
         if self._kill_at is not None:
             moments.append(self._kill_at)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+
+def _start(wire: Wire) -> tuple[int, socket.socket, socket.socket]:
+    """Fork; give the new process's id, 0 in itself, and both ends of its line."""
+    ours, theirs = socket.socketpair()
+    try:
+        return wire.fork(), ours, theirs
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
 
 
 def _warn_of_threads() -> None:

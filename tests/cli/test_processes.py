@@ -296,6 +296,33 @@ def test_a_worker_that_does_not_stop_is_killed_at_last(
     assert not alive(frozen)
 
 
+def test_a_worker_that_could_not_be_forked_is_tried_again(sleepy: Shell) -> None:
+    """The system had no process to spare for a moment, as it says by EAGAIN."""
+    sleepy.write(
+        sitecustomize="""
+import errno, os
+
+fork, calls = os.fork, []
+
+def busy():
+    calls.append(1)
+    if len(calls) in {2, 3}:
+        raise BlockingIOError(errno.EAGAIN, "no process to spare")
+    return fork()
+
+os.fork = busy
+"""
+    )
+    crew = Crew(sleepy, number=2, PYTHONPATH=f"{sleepy.folder}:{sleepy.env['PYTHONPATH']}")
+    pauses = re.findall(
+        r"worker 2/2 cannot start \(.*no process to spare\); again in (\S+) s", crew.said
+    )
+    assert pauses == ["0.5", "1"]
+    assert len(crew.workers) == 2
+    assert "ResourceWarning" not in crew.said  # both ends of its line are closed
+    assert sleepy.end(crew.process) == 0
+
+
 def test_a_fault_of_the_set_up_is_said_and_ends_everything(
     sleepy: Shell, database: psycopg.Connection[Any]
 ) -> None:
