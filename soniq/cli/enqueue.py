@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from ..errors import UnknownTask
-from .kinds import DURATION, MOMENT
+from .kinds import DURATION, MOMENT, Source
 from .options import Command, State
 from .show import as_json, at_terminal, counted
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--from",
     "from_",
-    type=click.File("rb"),
+    type=Source("rb"),
     metavar="FILE",
     help="A job for each line of a file, or of `-`: JSON objects with the arguments.",
 )
@@ -134,7 +134,7 @@ def _arguments(text: str | None, values: Iterable[str]) -> dict[str, Any]:
     if text is not None:
         try:
             arguments = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise click.BadParameter(f"this is not JSON: {error}", param_hint="--args") from None
         if not isinstance(arguments, dict):
             raise click.BadParameter(
@@ -155,10 +155,12 @@ def _arguments(text: str | None, values: Iterable[str]) -> dict[str, Any]:
 def _read(said: str) -> Any:
     try:
         return json.loads(said, parse_constant=_refuse)
-    except ValueError:
+    except json.JSONDecodeError:
         return said
+    except (ValueError, RecursionError) as error:  # JSON, but with a number of too many digits
+        raise click.BadParameter(f"it cannot be read: {error}", param_hint="KEY=VALUE") from None
 
 
 def _refuse(constant: str) -> None:
     # Python's reader takes NaN and Infinity, which are no JSON.
-    raise ValueError(constant)
+    raise json.JSONDecodeError("no JSON", constant, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,16 @@ class Moment(_Kind):
         if moment.tzinfo is None:
             self.fail(f"{value!r} has no time zone; add Z, or an offset: +01:00.", param, ctx)
         return moment
+
+
+class Source(click.File):
+    """A file to read, or `-` for standard input."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Open it."""
+        if value == "-" and sys.stdin is None:
+            self.fail("standard input is closed; name a file, or pipe the lines in.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 DURATION = Duration()

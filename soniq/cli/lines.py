@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InvalidArguments, UsageError
+from ..errors import InvalidArguments, PayloadTooLarge, UsageError
 from ..job.codec import decode
 
 if TYPE_CHECKING:
@@ -24,16 +24,28 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"Job \d+ of the list: ")
 
 
+# An escape takes up to three times the bytes of what it stands for: \\u00fc six, ü two.
+ESCAPED = 3
+# What else a line that is not too large may have: spaces, a byte order mark.
+SPARE_BYTES = 1024
+
+
 class Lines:
     """The objects of a file of JSON lines; empty lines are passed over.
+
+    Args:
+        file: JSON lines.
+        limit: Most bytes of one job's arguments; no more than a few times that is ever in memory.
 
     Attributes:
         number: The line that was given last; the first is 1.
         size: Bytes of the lines given so far.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], limit: int) -> None:
         self._file = file
+        self._limit = limit
+        self._most = ESCAPED * limit + SPARE_BYTES
         self._next = b""
         self._read = 0
         self.number = 0
@@ -41,8 +53,8 @@ class Lines:
 
     def more(self) -> bool:
         """Look whether there is another line."""
-        while not self._next.strip():
-            self._next = self._file.readline()
+        while not self._next.strip() and len(self._next) <= self._most:
+            self._next = self._file.readline(self._most + 1)
             self._read += 1
             if not self._next:
                 return False
@@ -57,6 +69,12 @@ class Lines:
         line, self._next = self._next, b""
         self.number = self._read
         self.size += len(line)
+        if len(line) > self._most:
+            raise PayloadTooLarge(
+                f"it is longer than {self._most:,} bytes; max_payload_bytes is {self._limit:,} for "
+                "a job's arguments. Store the data elsewhere and pass a reference, or raise the "
+                "setting."
+            )
         return _object(line)
 
 
@@ -74,7 +92,7 @@ def enqueue_lines(
     Raises:
         UsageError: A line cannot be a job; it says which, and what was stored.
     """
-    lines, stored, upto = Lines(file), 0, 0
+    lines, stored, upto = Lines(file, client.settings.max_payload_bytes), 0, 0
     try:
         with _progress(file, lines) as show:
             while lines.more():
@@ -116,7 +134,7 @@ def _size(file: IO[bytes]) -> int:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         value = decode(line.decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArguments(f"this is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise InvalidArguments('arguments go by name: an object such as {"user_id": 1}.')

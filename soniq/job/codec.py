@@ -135,6 +135,8 @@ def _complaint(value: object, what: str, error: Exception) -> str:
         return f"{path} is {bad!r}, which JSON cannot hold. Pass None or text instead."
     if isinstance(bad, str):
         return f"{path} holds half a surrogate pair, which is no Unicode text."
+    if type(bad) is int:  # Python neither writes nor reads integers of more than 4,300 digits
+        return f"{path} is an integer of more digits than Python writes. Pass it as text."
     if isinstance(error, RecursionError) or "Circular" in str(error):
         return f"{path} contains itself or is nested too deeply for JSON. {advice}"
     return f"{path} is a {type(bad).__name__}, which JSON cannot hold. {advice}"

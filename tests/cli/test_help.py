@@ -80,6 +80,7 @@ def test_the_version_is_the_packages(bare: Shell) -> None:
         (("enqueue", "x", "--args", "[1]"), "arguments go by name"),
         (("enqueue", "x", "y"), "'y' is not key=value"),
         (("enqueue", "x", "y=1", "y=2"), "'y' is given twice"),
+        (("enqueue", "x", f"y=[{'1' * 5000}]"), "KEY=VALUE: it cannot be read: Exceeds the limit"),
         (("enqueue", "x", "y=1", "--from", "-"), "leave --args and KEY=VALUE out"),
         (("enqueue", "x", "--from", "nowhere"), "No such file"),
         (("enqueue", "x", "--commit-every", "5"), "is for --from"),

@@ -80,6 +80,38 @@ def test_a_bad_line_is_named_and_what_was_stored_too(
     assert queued(database) == 3
 
 
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
+    shell: Shell, database: psycopg.Connection[Any]
+) -> None:
+    """A file that is no JSON lines at all was read whole, however large."""
+    path = write_lines(shell, '{"user_id": 1}', "", " " * 50_000_000 + '{"user_id": 2}')
+    done = shell("enqueue", "welcome", "--from", path, code=2, SONIQ_MAX_PAYLOAD_BYTES="2000")
+    assert done.stderr.startswith("soniq: Line 3: it is longer than 7,024 bytes;")
+    assert done.stderr.endswith(" Nothing was stored.\n")
+    assert queued(database) == 0
+
+
+def test_a_line_of_escapes_may_be_longer_than_what_it_stands_for(
+    shell: Shell, database: psycopg.Connection[Any]
+) -> None:
+    escaped = json.dumps({"user_id": "ü" * 950})
+    assert len(escaped) > 5000
+    path = write_lines(shell, escaped)
+    shell("enqueue", "welcome", "--from", path, SONIQ_MAX_PAYLOAD_BYTES="2000")
+    assert queued(database) == 1
+
+
+def test_a_standard_input_that_is_closed_is_said(shell: Shell) -> None:
+    """`--from - <&-` ended in a traceback, and in words that it was not foreseen."""
+    command = ["sh", "-c", '"$0" -m soniq enqueue welcome --from - <&-', sys.executable]
+    done = subprocess.run(
+        command, cwd=shell.folder, env=shell.env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "soniq: Invalid value for '--from': standard input is closed" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
 def test_a_person_sees_how_far_a_file_is_enqueued(shell: Shell) -> None:
     path = write_lines(shell, *['{"user_id": 1}'] * 5000)
     code, said = at_terminal(shell, "enqueue", "welcome", "--from", path)

@@ -113,6 +113,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"a": [{None: 2}]}, "argument 'a'[0] has the key None"),
     ({True: 2}, "argument has the key True"),
     (object(), "argument is a object"),
+    ({"a": [1, 10**5000]}, "argument 'a'[1] is an integer of more digits than Python writes"),
 ]
 
 
