@@ -53,10 +53,10 @@ def partition_of(desk: Desk, job_id: str) -> str:
 
 
 def test_the_setup_makes_partitions_ahead(desk: Desk) -> None:
-    first = today(desk)
-    expected = [named(first + timedelta(days=n)) for n in range(4)]
-    assert partitions(desk)[-3:] == expected[-3:]
-    assert len(partitions(desk)) == 4
+    """The setup may be of yesterday, when the run crosses midnight."""
+    made = partitions(desk)
+    started = [today(desk) - timedelta(days=n) for n in (0, 1)]
+    assert made in [[named(first + timedelta(days=n)) for n in range(4)] for first in started]
 
 
 def test_a_finished_job_and_its_result_are_found(desk: Desk) -> None:
@@ -116,7 +116,7 @@ def test_partitions_are_dropped_when_their_last_row_is_too_old(desk: Desk) -> No
     for age in (1, 2, 3, 40):
         day = first - timedelta(days=age)
         desk.sql(
-            f"CREATE TABLE {{soniq}}.{named(day)} PARTITION OF {{soniq}}.history "
+            f"CREATE TABLE IF NOT EXISTS {{soniq}}.{named(day)} PARTITION OF {{soniq}}.history "
             f"FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
         )
     # Two days: what ended at the beginning of the day before yesterday may not be that old yet.
