@@ -22,6 +22,10 @@ SLOW_SECONDS = 0.002
 ROW_SECONDS = 0.00005
 # All of so many claims must be slow: one may wait for the disk or the processor.
 CLAIMS = 8
+# Of claims so many times as slow, fewer tell: some 50,000 dead entries, or jobs of tasks that this
+# worker does not have.
+FAR = 10
+FEW_CLAIMS = 2
 # Of more queues than these it is not asked which is worn: it takes so many claims of each.
 FEW_QUEUES = 8
 # Below the last job taken: a job's moment is that of its enqueue's begin, not of its commit.
@@ -70,7 +74,7 @@ class Worn:
             return False
         head = self._head.setdefault(queue, deque(maxlen=CLAIMS))
         head.append(spent)
-        if not taken or len(head) < CLAIMS or min(head) < self._slow:
+        if not (taken and self._is_slow(head)):
             return False
         self._levels[queue] = {}
         self._raise(queue, taken)
@@ -95,6 +99,11 @@ class Worn:
                 each.pop(queue)
         else:
             self._raise(queue, taken)
+
+    def _is_slow(self, head: Sequence[float]) -> bool:
+        last = list(head)[-FEW_CLAIMS:]
+        far = len(last) == FEW_CLAIMS and min(last) >= FAR * self._slow
+        return far or (len(head) == CLAIMS and min(head) >= self._slow)
 
     def _raise(self, queue: str, taken: Sequence[Claimed]) -> None:
         levels = self._levels[queue]
