@@ -148,7 +148,7 @@ class Fetcher:
         if at_hand > bench.low:
             return 0
         with bench.hands:
-            held = sum(len(job.args) for job in bench.ready)
+            held = size_of(bench.ready)
         self._bytes = bench.settings.prefetch_bytes - held
         heavy = 2 * self._bytes < bench.settings.prefetch_bytes
         return max(0, bench.free - at_hand) if heavy else target - at_hand
@@ -227,7 +227,7 @@ class Fetcher:
 
     def _fills_bytes(self, taken: list[Claimed]) -> bool:
         """Tell whether there may have been more jobs, but for the bound of bytes."""
-        self._bytes -= sum(len(job.args) for job in taken)
+        self._bytes -= size_of(taken)
         return self._bytes < self._bench.settings.max_payload_bytes
 
     async def _look(self) -> None:
@@ -339,6 +339,12 @@ class Fetcher:
                     "has it will run them. Import its module here if none does.",
                     name,
                 )
+
+
+def size_of(jobs: Iterable[Claimed]) -> int:
+    """Count the bytes of the arguments of jobs, as the database does."""
+    texts = (job.args for job in jobs)
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
 
 
 class Pace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -15,6 +16,8 @@ from soniq.events import JobFinished, JobStarted
 from soniq.job import JobContext
 from soniq.job.record import JobStatus
 from soniq.job.task import TaskRef
+from soniq.store import claims
+from soniq.worker.fetch import size_of
 
 from . import plain
 from .conftest import Ask, Seen, ended, eventually, idle, outside, run_once, working
@@ -332,6 +335,19 @@ async def test_large_arguments_are_not_claimed_ahead_beyond_the_bound(
 
         await eventually(drained)
     assert most <= 2 + 10
+
+
+async def test_the_bound_counts_bytes_as_the_database_does(app: Soniq, ask: Ask) -> None:
+    """It counted characters: of Chinese texts three times as much was held as was allowed."""
+
+    @app.job
+    async def take(text: str) -> None: ...
+
+    texts = ["x" * 1000, "\N{EURO SIGN}" * 1000, "\N{PILE OF POO}" * 1000]
+    await app.enqueue_many(take, [{"text": text} for text in texts])
+    claim = claims.claim(str(uuid4()), {"default": 3}, [take.name])
+    jobs = await app._database.run(claim.__iter__)
+    assert await ask("SELECT sum(octet_length(args::text)) FROM soniq.jobs") == [(size_of(jobs),)]
 
 
 async def test_two_workers_drain_two_thousand_jobs_without_a_duplicate(
