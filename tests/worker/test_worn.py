@@ -45,6 +45,24 @@ async def test_a_queue_beside_a_worn_one_is_found_by_a_look(app: Soniq) -> None:
             assert (await ended(app, job_id)).status is JobStatus.DONE
 
 
+async def test_a_worn_queue_is_claimed_apart_from_others(app: Soniq) -> None:
+    """A claim of several begins at the head of each, which for the worn one takes too long."""
+
+    @app.job
+    async def note() -> None: ...
+
+    async with working(app, poll_interval=0.02, notify="off") as hand:
+        async with hand.worker.bench.sweeping:
+            _wear(hand.worker.bench.worn, note.name)
+            below = await app.enqueue(note)  # where only a sweep finds it
+            for _ in range(3):
+                beside = await app.enqueue(note.options(queue="beside"))
+                assert (await ended(app, beside)).status is JobStatus.DONE
+            assert (await app.get_job(below)).status is JobStatus.QUEUED
+        hand.worker.bench.wake_sweep.ring()
+        assert (await ended(app, below)).status is JobStatus.DONE
+
+
 def _wear(worn: Worn, task: str) -> None:
     """Let a worker believe in jobs of the year 9000, behind a head that takes long to pass."""
     far = datetime(9000, 1, 1, tzinfo=UTC)
