@@ -81,12 +81,8 @@ async def _perform(step: Step[Any], host: AsyncHost) -> Any:
 
 
 async def _all_or_nothing(step: Atomic[R], host: AsyncHost) -> R:
-    transaction = host.atomic()
-    if transaction is None:  # one is open, and covers this
-        return await drive(step.steps, host)
     try:
-        async with transaction:
-            return await drive(step.steps, host)
+        return await host.whole(step, drive)
     finally:
         step.steps.close()  # it was not even started if there was no transaction to be had
 

@@ -135,6 +135,7 @@ _POOL = "It is a pool: pass a connection of it, as in `with pool.connection() as
 _ASYNC_POOL = _POOL.replace("`with", "`async with")
 
 _SQLALCHEMY = "soniq.integrations.sqlalchemy"
+_DJANGO = "soniq.integrations.django.hosts"
 
 _KINDS: list[Kind] = [
     Kind(
@@ -195,6 +196,22 @@ _KINDS: list[Kind] = [
         ("AsyncConnection",),
         aio=f"{_SQLALCHEMY}:async_connection_host",
         instead=_TO_SYNC.format("Connection"),
+        asyncio_only=True,
+    ),
+    Kind(
+        "Django's connection and connections[alias]",
+        "django.utils.connection",
+        ("ConnectionProxy",),
+        sync=f"{_DJANGO}:DjangoHost",
+        aio=f"{_DJANGO}:AsyncDjangoHost",
+        asyncio_only=True,
+    ),
+    Kind(
+        "Django's DatabaseWrapper",
+        "django.db.backends.base.base",
+        ("BaseDatabaseWrapper",),
+        sync=f"{_DJANGO}:DjangoHost",
+        aio=f"{_DJANGO}:AsyncDjangoHost",
         asyncio_only=True,
     ),
     Kind(

@@ -9,11 +9,12 @@ nothing else of it. psycopg's own two are in `psycopg_hosts.py`; those of other 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from soniq.errors import SoniqError
-from soniq.steps import Batch, CopyIn, Query, Script
+from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Steps
 
 R = TypeVar("R")
 
@@ -37,6 +38,14 @@ class Host(ABC):
     def copy(self, step: CopyIn) -> int:
         """Stream rows in, where the library can; answer their number."""
         raise TypeError(f"a {type(self).__name__} does not copy")
+
+    def whole(self, step: Atomic[R], drive: Callable[[Steps[R], Host], R]) -> R:
+        """Do steps all or not at all; `drive` does them one by one."""
+        transaction = self.atomic()
+        if transaction is None:  # one is open, and covers this
+            return drive(step.steps, self)
+        with transaction:
+            return drive(step.steps, self)
 
     @abstractmethod
     def atomic(self) -> AbstractContextManager[object] | None:
@@ -66,6 +75,16 @@ class AsyncHost(ABC):
     async def copy(self, step: CopyIn) -> int:
         """Stream rows in, where the library can; answer their number."""
         raise TypeError(f"a {type(self).__name__} does not copy")
+
+    async def whole(
+        self, step: Atomic[R], drive: Callable[[Steps[R], AsyncHost], Awaitable[R]]
+    ) -> R:
+        """Do steps all or not at all; `drive` does them one by one."""
+        transaction = self.atomic()
+        if transaction is None:  # one is open, and covers this
+            return await drive(step.steps, self)
+        async with transaction:
+            return await drive(step.steps, self)
 
     @abstractmethod
     def atomic(self) -> AbstractAsyncContextManager[object] | None:

@@ -71,12 +71,8 @@ def _perform(step: Step[Any], host: Host) -> Any:
 
 
 def _all_or_nothing(step: Atomic[R], host: Host) -> R:
-    transaction = host.atomic()
-    if transaction is None:  # one is open, and covers this
-        return drive(step.steps, host)
     try:
-        with transaction:
-            return drive(step.steps, host)
+        return host.whole(step, drive)
     finally:
         step.steps.close()  # it was not even started if there was no transaction to be had
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,11 +20,11 @@ STATS = """
     dead AS (SELECT queue, count(*) AS letters FROM {soniq}.dead_letters GROUP BY queue),
     known AS (
         SELECT queue FROM live UNION SELECT queue FROM dead UNION SELECT name FROM {soniq}.queues)
-    SELECT k.queue, coalesce(l.scheduled, 0), coalesce(l.queued, 0), coalesce(l.processing, 0),
-        coalesce(d.letters, 0),
-        CAST(extract(epoch FROM statement_timestamp() - l.oldest) AS double precision),
+    SELECT CAST(json_build_array(
+        k.queue, coalesce(l.scheduled, 0), coalesce(l.queued, 0), coalesce(l.processing, 0),
+        coalesce(d.letters, 0), extract(epoch FROM statement_timestamp() - l.oldest),
         coalesce(q.paused AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp()),
-                 false)
+                 false)) AS text)
     FROM known k
     LEFT JOIN live l ON l.queue = k.queue
     LEFT JOIN dead d ON d.queue = k.queue
@@ -37,6 +38,6 @@ def stats() -> Query[QueueStats]:
 
 
 def _stats(row: Sequence[Any]) -> QueueStats:
-    queue, scheduled, queued, processing, dead, oldest, paused = row
+    queue, scheduled, queued, processing, dead, oldest, paused = json.loads(row[0])
     oldest_seconds = None if oldest is None else max(0.0, float(oldest))
-    return QueueStats(queue, scheduled, queued, processing, dead, oldest_seconds, bool(paused))
+    return QueueStats(queue, scheduled, queued, processing, dead, oldest_seconds, paused)

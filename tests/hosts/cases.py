@@ -157,7 +157,9 @@ async def what_the_caller_set_up_is_neither_used_nor_changed(lender: Lender) -> 
         job = await settled(bound.get_job(job_id))
         assert (job.args, job.status, job.priority) == ({"n": "quiet"}, "queued", 100)
         assert job.created_at.tzinfo is not None
-        assert [stats for stats in await settled(bound.get_queue_stats()) if stats.queued]
+        stats = {stats.queue: stats for stats in await settled(bound.get_queue_stats())}
+        assert stats[lender.queue].queued == 1
+        assert stats[lender.queue].paused is False
         assert (await lender.dress(), await lender.value(SHOWN)) == before
     async with lender.transaction():
         assert (await lender.dress(), await lender.value(SHOWN)) == before

@@ -12,13 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 from uuid import uuid4
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from soniq import Soniq, SoniqSync
+
+R = TypeVar("R")
 
 
 class Oops(Exception):
@@ -44,10 +46,12 @@ class Lender(ABC):
     Attributes:
         title: What the matrix calls it.
         is_async: Which client takes it.
+        inapplicable: The names of cases that mean nothing here.
     """
 
     title: ClassVar[str]
     is_async: ClassVar[bool] = False
+    inapplicable: ClassVar[tuple[str, ...]] = ()
 
     eq: Any
     task: Any
@@ -135,11 +139,12 @@ Case: TypeAlias = Callable[[Lender], Coroutine[Any, Any, None]]
 def work(n: Any) -> None: ...
 
 
-def without_loop(coroutine: Coroutine[Any, Any, Any]) -> None:
+def without_loop(coroutine: Coroutine[Any, Any, R]) -> R:
     try:
         coroutine.send(None)
-    except StopIteration:
-        return
+    except StopIteration as end:
+        answer: R = end.value
+        return answer
     coroutine.close()
     raise AssertionError("a case of a sync lender waits for something")
 
