@@ -141,6 +141,8 @@ class Database:
         try:
             return await drive(operation(*args, **kwargs), host)
         except SoniqError as error:
+            if isinstance(error, ReadOnlyServer):
+                await pool.renew()
             raise faults.trimmed(error)  # noqa: B904
         finally:
             connection.limit = None
@@ -177,7 +179,8 @@ class Database:
         try:
             yield connection
         except (ReadOnlyServer, psycopg.errors.ReadOnlySqlTransaction):
-            await connection.close()  # its server was demoted, perhaps: see psycopg_hosts.py
+            await connection.close()
+            await pool.renew()
             raise
         finally:
             await pool.give_back(connection)

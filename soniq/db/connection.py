@@ -50,6 +50,7 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
         interval: Seconds between looks at a silent socket, on asyncio; for a socket closed by us.
         idle_since: When it last came back to its pool, by `time.monotonic`.
         expires: When its pool replaces it, by `time.monotonic`.
+        generation: How often its pool had been renewed when it was made.
         patience: Seconds that BEGIN, COMMIT and ROLLBACK may take where there is no limit, because
             they cannot be cancelled.
     """
@@ -58,6 +59,7 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
     interval: float = _INTERVAL
     idle_since: float = 0.0
     expires: float = float("inf")
+    generation: int = 0
     patience: float = 30.0
     plain_cursor: PlainAsyncCursor | None = None
 

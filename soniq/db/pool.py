@@ -57,6 +57,14 @@ class Pool(Protocol):
         """Take a connection back, in whatever state it is."""
         ...
 
+    async def renew(self) -> None:
+        """Use no connection of before again: their server may have been demoted.
+
+        Those that lie idle would stay with it, and each fail once, whenever it is their turn. A
+        new one looks for the primary among the hosts of the address.
+        """
+        ...
+
     async def close(self) -> None:
         """Close what is not lent; the rest when it comes back."""
         ...
@@ -92,6 +100,7 @@ class AnyioPool:
         self._pid = os.getpid()
         self._reached = False  # the server has answered once, so the address is right
         self._closed = False
+        self._renewed = 0
         self.size = 0
 
     async def checkout(self) -> AnyioConnection:
@@ -120,6 +129,12 @@ class AnyioPool:
                 await self._discard(connection)
         finally:
             self._slots.release()
+
+    async def renew(self) -> None:
+        """Use no connection of before again: their server may have been demoted."""
+        self._renewed += 1
+        while self._idle:
+            await self._discard(self._idle.pop())
 
     async def close(self) -> None:
         """Close what is not lent; the rest when it comes back."""
@@ -189,6 +204,7 @@ class AnyioPool:
 
     def _adopted(self, connection: AnyioConnection) -> AnyioConnection:
         self.size += 1
+        connection.generation = self._renewed
         connection.expires = monotonic() + MAX_LIFETIME * (1 - random.random() / 10)  # noqa: S311
         # psycopg's mark of a pooled connection: it may be dropped open without a ResourceWarning.
         connection._pool = None
@@ -200,6 +216,7 @@ class AnyioPool:
             outside_transaction(connection)
             and connection.autocommit
             and not self._closed
+            and connection.generation == self._renewed
             and connection.pgconn.pipeline_status == pq.PipelineStatus.OFF
             and connection.row_factory is rows.tuple_row
         )
@@ -280,6 +297,9 @@ class LentPool:
 
     async def close(self) -> None:
         """Leave it open: it is the user's."""
+
+    async def renew(self) -> None:
+        """Leave it as it is: it is the user's."""
 
     def forget(self) -> None:
         """Leave it alone: it is the user's."""

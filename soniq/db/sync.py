@@ -116,6 +116,8 @@ class Database:
         try:
             return drive(operation(*args, **kwargs), host)
         except SoniqError as error:
+            if isinstance(error, ReadOnlyServer):
+                pool.renew()
             raise faults.trimmed(error)  # noqa: B904
         finally:
             connection.limit = None
@@ -152,7 +154,8 @@ class Database:
         try:
             yield connection
         except (ReadOnlyServer, psycopg.errors.ReadOnlySqlTransaction):
-            connection.pgconn.finish()  # its server was demoted, perhaps: see psycopg_hosts.py
+            connection.pgconn.finish()
+            pool.renew()
             raise
         finally:
             pool.give_back(connection)

@@ -101,6 +101,13 @@ class OwnPool:
             connection.idle_since = monotonic()
         self._pool.putconn(connection)
 
+    def renew(self) -> None:
+        """Use no connection of before again: their server may have been demoted.
+
+        Those that lie idle would stay with it, and each fail once, whenever it is their turn.
+        """
+        self._pool.drain()
+
     def close(self) -> None:
         """Close what is not lent; the rest when it comes back."""
         self._dialler.closed.set()
@@ -229,6 +236,9 @@ class LentPool:
 
     def close(self) -> None:
         """Leave it open: it is the user's."""
+
+    def renew(self) -> None:
+        """Leave it as it is: it is the user's."""
 
     def forget(self) -> None:
         """Leave it alone: it is the user's."""

@@ -87,6 +87,34 @@ async def test_a_connection_to_a_server_that_was_demoted_is_not_used_again(
     assert await pid_of(db) != before
 
 
+async def test_nor_is_any_other_of_its_pool(colour: Colour, witness: Any) -> None:
+    """Those that lay idle stayed on the demoted server, and each failed when its turn came."""
+    witness("CREATE TABLE t (n int)")
+    db = colour.database(pool_min_size=2, pool_max_size=2)
+    async with entered(db.acquire()) as first, entered(db.acquire()) as second:
+        for conn in (first, second):
+            await settled(conn.execute("SET default_transaction_read_only = on"))
+    with pytest.raises(ReadOnlyServer):
+        await settled(db.run(ask, "INSERT INTO t VALUES (1)"))
+    async with entered(db.acquire()) as first, entered(db.acquire()) as second:
+        for conn in (first, second):
+            await settled(conn.execute("INSERT INTO t VALUES (1)"))
+
+
+async def test_nor_is_one_that_was_lent_meanwhile(colour: Colour, witness: Any) -> None:
+    witness("CREATE TABLE t (n int)")
+    db = colour.database(pool_min_size=1, pool_max_size=2)
+    async with entered(db.acquire()) as kept:
+        await settled(kept.execute("SET default_transaction_read_only = on"))
+        async with entered(db.acquire()) as other:
+            await settled(other.execute("SET default_transaction_read_only = on"))
+        with pytest.raises(ReadOnlyServer):
+            await settled(db.run(ask, "INSERT INTO t VALUES (1)"))
+    async with entered(db.acquire()) as first, entered(db.acquire()) as second:
+        for conn in (first, second):
+            await settled(conn.execute("INSERT INTO t VALUES (1)"))
+
+
 async def test_nor_is_one_on_which_a_borrower_found_out(colour: Colour, witness: Any) -> None:
     witness("CREATE TABLE t (n int)")
     db = colour.database(pool_max_size=1)

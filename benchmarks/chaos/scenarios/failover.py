@@ -7,13 +7,13 @@ import signal
 import anyio
 
 from ..postgres import Server
-from ..stand import Stand, until
+from ..stand import Stand, Unsettled, until
 from ._scenario import scenario
 
 IN_STEP = "SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 # A listener finds out by its next probe, which may be half a minute away; it harms nobody.
 STILL_THERE = """
-    SELECT count(*) FROM pg_stat_activity
+    SELECT state, query FROM pg_stat_activity
     WHERE application_name = 'soniq' AND query NOT LIKE 'LISTEN%'"""
 LEAVE_SECONDS = 20.0
 
@@ -66,5 +66,13 @@ async def _demote(primary: Server, standby: Server) -> None:
 
 
 async def _see_that_everybody_leaves(stand: Stand, demoted: Server) -> None:
-    what = "nobody is left on the demoted server"
-    await until(lambda: demoted.execute(STILL_THERE) == [(0,)], LEAVE_SECONDS, what, every=0.1)
+    left: list[object] = []
+
+    def gone() -> bool:
+        left[:] = demoted.execute(STILL_THERE)
+        return not left
+
+    try:
+        await until(gone, LEAVE_SECONDS, "nobody is left on the demoted server", every=0.1)
+    except Unsettled as error:
+        raise Unsettled(f"{error}, but {left}") from None
