@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import psycopg
@@ -169,6 +169,42 @@ async def working(app: Soniq, **settings: Any) -> AsyncIterator[Hand]:
             raise
         if not hand.ended.is_set():
             await hand.stop()
+
+
+class Held(NamedTuple):
+    """A worker with one slot, in which a job waits for `gate`; `behind` are claimed, not begun."""
+
+    hand: Hand
+    gate: anyio.Event
+    ids: list[str]
+    behind: list[str]
+
+
+@asynccontextmanager
+async def held(app: Soniq, *, to_the_last: bool = False) -> AsyncIterator[Held]:
+    """Hold a job with others claimed ahead behind it; with all there are, if `to_the_last`.
+
+    How many a worker claims ahead depends on its pace, so jobs are enqueued until it happens.
+    """
+    holding, gate = anyio.Event(), anyio.Event()
+    ids: list[str] = []
+    runs: list[None] = []
+
+    @app.job(name="held")
+    async def act() -> None:
+        runs.append(None)
+        behind = len(hand.worker.bench.ready)
+        if not holding.is_set() and behind and (not to_the_last or behind == len(ids) - len(runs)):
+            holding.set()
+            await gate.wait()
+
+    async with working(app, concurrency=1) as hand:
+        with anyio.fail_after(30):
+            while not holding.is_set():
+                ids += await app.enqueue_many(act, [{}] * 300)
+                while not holding.is_set() and len(runs) < len(ids):
+                    await anyio.sleep(0.01)
+        yield Held(hand, gate, ids, [job.id for job in hand.worker.bench.ready])
 
 
 async def run_once(app: Soniq, **settings: Any) -> Worker:

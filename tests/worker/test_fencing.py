@@ -18,7 +18,7 @@ from soniq.events import (
 from soniq.job import JobContext
 from soniq.job.record import JobStatus
 
-from .conftest import Ask, Seen, ended, eventually, idle, outside, run_once, working
+from .conftest import Ask, Seen, ended, eventually, held, idle, outside, run_once, working
 
 pytestmark = pytest.mark.anyio
 
@@ -205,24 +205,13 @@ async def test_a_shutdown_costs_no_attempt_when_the_handler_makes_an_error_of_it
 async def test_a_prefetched_job_that_is_handed_back_has_spent_no_attempt(
     app: Soniq, seen: Seen, ask: Ask
 ) -> None:
-    holding, gate = anyio.Event(), anyio.Event()
-
-    @app.job
-    async def act() -> None:
-        if hand.worker.bench.ready:  # the first that has others behind it, claimed ahead
-            holding.set()
-            await gate.wait()
-
-    async with working(app, concurrency=1) as hand:
-        await app.enqueue_many(act, [{}] * 300)
-        with anyio.fail_after(10):
-            await holding.wait()
+    async with held(app) as (hand, gate, ids, _):
         hand.worker.stop()
         gate.set()
     rows = await ask("SELECT state, attempt, worker_id, scheduled_at <= now() FROM soniq.jobs")
     assert rows
     assert set(rows) == {("queued", 0, None, True)}
-    assert len(rows) + len(seen.of(JobStarted)) == 300
+    assert len(rows) + len(seen.of(JobStarted)) == len(ids)
 
 
 async def test_a_snooze_costs_no_attempt_and_a_retry_does(app: Soniq, ask: Ask) -> None:
@@ -342,28 +331,12 @@ async def test_a_fenced_worker_claims_nothing_until_it_can_report_again(
 
 
 async def test_jobs_claimed_ahead_of_a_slow_one_go_to_another_worker_when_the_queue_is_empty_too(
-    app: Soniq,
+    app: Soniq, seen: Seen
 ) -> None:
     """They were handed back only by a worker that still found others to claim."""
-    holding, gate = anyio.Event(), anyio.Event()
-    ids, runs = [], []
-
-    @app.job
-    async def act() -> None:
-        runs.append(1)
-        if not holding.is_set() and 0 < len(hand.worker.bench.ready) == len(ids) - len(runs):
-            holding.set()  # all that are left wait behind this one
-            await gate.wait()
-
-    async with working(app, concurrency=1) as hand:
-        with anyio.fail_after(30):
-            while not holding.is_set():  # a last claim may have found one job only
-                ids += await app.enqueue_many(act, [{}] * 300)
-                while not holding.is_set() and len(runs) < len(ids):
-                    await anyio.sleep(0.01)
-        waiting = [job.id for job in hand.worker.bench.ready]
+    async with held(app, to_the_last=True) as (_, gate, ids, behind):
         async with working(app, concurrency=2):
-            for job_id in waiting:
+            for job_id in behind:
                 assert (await ended(app, job_id)).attempt == 1
         gate.set()
-    assert len(runs) == len(ids)
+    assert len(seen.of(JobStarted)) == len(ids)
