@@ -11,10 +11,11 @@ from ..stand import Stand, Unsettled, until
 from ._scenario import scenario
 
 IN_STEP = "SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
-# A listener finds out by its next probe, which may be half a minute away; it harms nobody.
+# Whoever asks the demoted server anything leaves it for the refusal, at once. Who asks nothing any
+# more stays and harms nobody, as does a listener until its next probe, half a minute later.
 STILL_THERE = """
     SELECT state, query FROM pg_stat_activity
-    WHERE application_name = 'soniq' AND query NOT LIKE 'LISTEN%'"""
+    WHERE application_name = 'soniq' AND query NOT LIKE 'LISTEN%' AND query_start > '{since}'"""
 LEAVE_SECONDS = 20.0
 
 
@@ -35,9 +36,9 @@ async def failover(stand: Stand) -> None:
         await _standby_of(stand, second, first)
         await anyio.sleep(stand.seconds / 8)
         stand.ledger.fault("demoted")
-        await _demote(second, first)
+        since = await _demote(second, first)
         await _promote(stand, first)
-        await _see_that_everybody_leaves(stand, second)
+        await _see_that_everybody_leaves(second, since)
     await stand.settled()
     await stand.dismiss(*crew)
     await anyio.to_thread.run_sync(second.stop, signal.SIGQUIT)
@@ -57,19 +58,31 @@ async def _promote(stand: Stand, server: Server) -> None:
     stand.server = server
 
 
-async def _demote(primary: Server, standby: Server) -> None:
-    """Take no more writes, as a managed service does that keeps the sessions of the old primary."""
+async def _demote(primary: Server, standby: Server) -> str:
+    """Take no more writes, as a managed service does that keeps the sessions of the old primary.
+
+    Answers since when.
+    """
     primary.configure(default_transaction_read_only="on")
+    # What has begun may write, and would wait for ever for a standby that is one no more.
+    begun = f"SELECT count(*) FROM pg_stat_activity WHERE xact_start < '{_now(primary)}'"
+    await until(lambda: primary.execute(begun) == [(0,)], 20, "what had begun to write has ended")
+    since = _now(primary)
     at = primary.execute("SELECT pg_current_wal_flush_lsn()")[0][0]
     caught_up = f"SELECT pg_last_wal_replay_lsn() >= CAST('{at}' AS pg_lsn)"
     await until(lambda: standby.execute(caught_up) == [(True,)], 20, "the standby has caught up")
+    return since
 
 
-async def _see_that_everybody_leaves(stand: Stand, demoted: Server) -> None:
+def _now(server: Server) -> str:
+    return str(server.execute("SELECT CAST(clock_timestamp() AS text)")[0][0])
+
+
+async def _see_that_everybody_leaves(demoted: Server, since: str) -> None:
     left: list[object] = []
 
     def gone() -> bool:
-        left[:] = demoted.execute(STILL_THERE)
+        left[:] = demoted.execute(STILL_THERE.format(since=since))
         return not left
 
     try:
