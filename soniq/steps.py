@@ -11,7 +11,7 @@ notification channel; the driver fills both in. Parameters are `%(name)s`, each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, LiteralString, TypeAlias, TypeVar
 
@@ -51,6 +51,11 @@ class Query(Step[list[R]]):
     params: Mapping[str, object] = field(default_factory=dict)
     decode: Callable[[Sequence[Any]], R] = nothing  # type: ignore[assignment]
     binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Where(Step[Hashable]):
+    """Which database this is, known without asking it; None where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)

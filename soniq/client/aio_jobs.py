@@ -356,4 +356,5 @@ class AsyncJobs(Base):
 
     async def _store(self, job: NewJob, connection: object = None) -> str:
         lent = self._connection if connection is None else connection
-        return await self._run_on(lent, jobs.enqueue, job, self._app.settings.notify)
+        notify, waking = self._app.settings.notify, self._app.waking
+        return await self._run_on(lent, jobs.enqueue, job, notify, waking)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .. import settings as settings_
@@ -10,6 +11,7 @@ from ..errors import InvalidOption, UsageError
 from ..events import Bus
 from ..job.hooks import Hooks
 from ..job.registry import Registry
+from ..policy.waking import Waking
 from .address import Home
 from .building import Builder
 from .options import checked_policy
@@ -28,6 +30,7 @@ class Application:
         hooks: What it wants called around its jobs.
         bus: Who is told what happens.
         builder: Makes its jobs.
+        waking: Remembers for which queues nobody was idle a moment ago.
         home: Knows where its database is.
         retry_policy: Decides delays for tasks without a policy of their own; None: their options.
         pool: The user's own pool, of the colour of the client it was given to.
@@ -55,6 +58,7 @@ class Application:
         self.hooks = Hooks()
         self.bus = Bus()
         self.builder = Builder(self.registry, self.settings)
+        self.waking = Waking(monotonic)
         self.pool = pool
         self.connection_factory = connection_factory
         self.home = Home(self.settings, pool, lent=pool is not None or bool(connection_factory))

@@ -361,4 +361,5 @@ class SyncJobs(Base):
 
     def _store(self, job: NewJob, connection: object = None) -> str:
         lent = self._lent(connection)
-        return self._run_on(lent, jobs.enqueue, job, self._app.settings.notify)
+        notify, waking = self._app.settings.notify, self._app.waking
+        return self._run_on(lent, jobs.enqueue, job, notify, waking)

@@ -21,7 +21,7 @@ import psycopg
 
 from soniq.errors import ReadOnlyServer, SoniqError
 from soniq.settings import Settings
-from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps
+from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps, Where
 
 from . import faults, planner
 from .borrow import borrowed_async
@@ -68,6 +68,8 @@ async def _perform(step: Step[Any], host: AsyncHost) -> Any:
     match step:
         case Query():
             return await host.query(step)
+        case Where():
+            return host.where()
         case Batch():
             return await host.batch(step)
         case Script():

@@ -9,7 +9,7 @@ nothing else of it. psycopg's own two are in `psycopg_hosts.py`; those of other 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -55,6 +55,10 @@ class Host(ABC):
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of the host's library into ours; None for any other."""
 
+    def where(self) -> Hashable:
+        """Name the database, equally for all connections to it; None where that is not known."""
+        return None
+
 
 class AsyncHost(ABC):
     """The same for async code."""
@@ -93,3 +97,7 @@ class AsyncHost(ABC):
     @abstractmethod
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of the host's library into ours; None for any other."""
+
+    def where(self) -> Hashable:
+        """Name the database, equally for all connections to it; None where that is not known."""
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -138,6 +138,10 @@ class PsycopgHost(Host):
         self.spent = self.spent or isinstance(fault, ReadOnlyServer)
         return fault
 
+    def where(self) -> Hashable:
+        """Name the database as libpq does."""
+        return where(self._connection)
+
     def _cursor(self) -> PlainCursor:
         if not self._own:
             return PlainCursor(self._connection)
@@ -224,6 +228,10 @@ class AsyncPsycopgHost(AsyncHost):
         self.spent = self.spent or isinstance(fault, ReadOnlyServer)
         return fault
 
+    def where(self) -> Hashable:
+        """Name the database as libpq does."""
+        return where(self._connection)
+
     def _cursor(self) -> PlainAsyncCursor:
         if not self._own:
             return PlainAsyncCursor(self._connection)
@@ -277,6 +285,12 @@ def too_large(cursor: PlainCursor | PlainAsyncCursor) -> bool:
 def outside_transaction(connection: Connection) -> bool:
     """Tell whether no transaction is open, nor failed, on a psycopg connection."""
     return connection.pgconn.transaction_status == _IDLE
+
+
+def where(connection: Connection) -> Hashable:
+    """Name the database of an open psycopg connection, without asking it."""
+    pgconn = connection.pgconn
+    return pgconn.host, pgconn.port, pgconn.db
 
 
 def usable(connection: Connection) -> None:

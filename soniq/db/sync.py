@@ -16,7 +16,7 @@ import psycopg
 
 from soniq.errors import ReadOnlyServer, SoniqError
 from soniq.settings import Settings
-from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps
+from soniq.steps import Atomic, Batch, CopyIn, Query, Script, Step, Steps, Where
 
 from . import faults
 from .borrow import borrowed
@@ -58,6 +58,8 @@ def _perform(step: Step[Any], host: Host) -> Any:
     match step:
         case Query():
             return host.query(step)
+        case Where():
+            return host.where()
         case Batch():
             return host.batch(step)
         case Script():

@@ -10,7 +10,8 @@ from typing import Any, LiteralString
 from ..errors import InvalidTransition, JobNotFound
 from ..job.ids import new_id
 from ..job.record import Job, JobStatus, NewJob
-from ..steps import Query, Steps
+from ..policy.waking import Waking
+from ..steps import Query, Steps, Where
 from .endings import KEPT
 
 # A job is queued or scheduled by the server's clock at the statement, not at the transaction's
@@ -43,19 +44,25 @@ INSERT = f"""
         RETURNING id, queue, state, scheduled_at)
     SELECT CAST(id AS text), {_TELL} FROM job"""
 
-# Most jobs ask for nothing special: what is left out here costs no parameter and no expression, and
-# `wake`, written out, is planned with the statement and not at each call. pg_notify answers void,
-# as a text ''; among the values it spares the server and the client an answer of one row. All
+# Most jobs ask for nothing special: what is left out here costs no parameter and no expression. All
 # parameters are texts: the driver has a short way for those. Figures: docs/why/performance.md.
 INSERT_PLAIN = """
     INSERT INTO {soniq}.jobs (id, task, queue, args, priority, max_attempts)
-    VALUES (CAST(%(id)s AS uuid), CAST(%(task)s AS text),
-            CAST(%(queue)s AS text) || CASE WHEN EXISTS (
-                SELECT FROM {soniq}.workers w
-                WHERE w.idle AND (w.queues IS NULL OR CAST(%(queue)s AS text) = ANY (w.queues)))
-            THEN CAST(pg_notify({channel}, 'q:' || CAST(%(queue)s AS text)) AS text) ELSE '' END,
+    VALUES (CAST(%(id)s AS uuid), CAST(%(task)s AS text), CAST(%(queue)s AS text),
             CAST(CAST(%(args)s AS text) AS jsonb), CAST(CAST(%(priority)s AS text) AS smallint),
             CAST(CAST(%(max_attempts)s AS text) AS integer))"""
+
+# `wake`, written out, is planned with the statement and not at each call. A row comes back when
+# nobody was idle, unless that may be old news: the snapshot of a transaction may be of long ago.
+# pg_notify's answer is void, which is not null: no row.
+INSERT_PLAIN_AND_WAKE = f"""
+    WITH job AS ({INSERT_PLAIN})
+    SELECT 1 WHERE CASE
+        WHEN EXISTS (
+            SELECT FROM {{soniq}}.workers w
+            WHERE w.idle AND (w.queues IS NULL OR CAST(%(queue)s AS text) = ANY (w.queues)))
+        THEN CAST(pg_notify({{channel}}, 'q:' || CAST(%(queue)s AS text)) AS text) IS NULL
+        ELSE current_setting('transaction_isolation') = 'read committed' END"""
 
 _LIVE = "SELECT CAST(to_jsonb(j) AS text) FROM {soniq}.jobs j"
 _PAST = "SELECT CAST(to_jsonb(h) AS text) FROM {soniq}.history h"
@@ -140,6 +147,9 @@ COPY_OF_PAST = f"""
     SELECT CAST(id AS text), {_TELL} FROM job"""
 
 
+_HERE = Where()
+
+
 def text(row: Sequence[Any]) -> str:
     """Decode a row's first column, which the statement cast to text."""
     return str(row[0])
@@ -150,13 +160,25 @@ def job_of(row: Sequence[Any]) -> Job:
     return Job.of(json.loads(row[0]))
 
 
-def enqueue(job: NewJob, notify: str) -> Steps[str]:
+def enqueue(job: NewJob, notify: str, waking: Waking) -> Steps[str]:
     """Store one job; answer its id."""
-    if notify == "auto" and job.placement.plain:
+    if notify == "always" or not job.placement.plain:
+        yield from Query(INSERT, {**parameters(job), "notify": notify})
+    elif notify == "off":
         yield from Query(INSERT_PLAIN, _texts(job))
     else:
-        yield from Query(INSERT, {**parameters(job), "notify": notify})
+        yield from _enqueue_and_wake(job, waking)
     return job.id
+
+
+def _enqueue_and_wake(job: NewJob, waking: Waking) -> Steps[None]:
+    place, queue = (yield from _HERE), job.placement.queue
+    if waking.is_needless(place, queue):
+        yield from Query(INSERT_PLAIN, _texts(job))
+        return
+    began = waking.clock()
+    if (yield from Query(INSERT_PLAIN_AND_WAKE, _texts(job))):
+        waking.found_nobody(place, queue, began)
 
 
 def find(job_id: str) -> Steps[Job | None]:

@@ -7,6 +7,7 @@ outside, over a connection that has nothing to do with the lender's.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from soniq import (
     UnknownConnection,
 )
 from soniq.job.record import NewJob
+from soniq.policy.waking import Waking
 from soniq.steps import Atomic, Steps
 from soniq.store import jobs
 
@@ -202,7 +204,7 @@ async def outside_a_transaction_what_must_be_whole_is(lender: Lender) -> None:
 def whole(made: list[NewJob]) -> Steps[None]:
     def each() -> Steps[None]:
         for job in made:
-            yield from jobs.enqueue(job, "auto")
+            yield from jobs.enqueue(job, "auto", Waking(monotonic))
 
     yield from Atomic(each())
 

@@ -14,6 +14,7 @@ from soniq.db.sync import drive
 from soniq.db.sync_connection import Connection
 from soniq.job.ids import new_id
 from soniq.job.record import Claimed, NewJob, Placement
+from soniq.policy.waking import Waking
 from soniq.steps import Query, Steps
 from soniq.store import claims, endings, jobs, workers
 
@@ -24,6 +25,7 @@ class Desk:
     def __init__(self, url: str, schema: str = "soniq") -> None:
         self.url, self.schema = url, schema
         self.connection = Connection.connect(url, autocommit=True)
+        self.waking = Waking(time.monotonic)
 
     def ask(self, steps: Steps[Any] | Query[Any]) -> Any:
         """Drive an operation, or run one query."""
@@ -44,8 +46,8 @@ class Desk:
         return Desk(self.url, self.schema)
 
     def enqueue(self, notify: str = "off", **changes: Any) -> str:
-        """Store a job; answer its id."""
-        return str(self.ask(jobs.enqueue(new_job(**changes), notify)))
+        """Store a job as a client that remembers nothing; answer its id."""
+        return str(self.ask(jobs.enqueue(new_job(**changes), notify, Waking(time.monotonic))))
 
     def worker(self, **changes: Any) -> str:
         """Sign a worker in; answer its id."""

@@ -97,7 +97,7 @@ def _enqueue(draw: Draw, world: World, _: str | None) -> Operation:
         world.ids += rows
         made = [_new(job_id, row, draw) for job_id, row in rows.items()]
         if how == 0:
-            desk.ask(jobs.enqueue(made[0], "auto"))
+            desk.ask(jobs.enqueue(made[0], "auto", desk.waking))
         elif how == 1:
             desk.ask(bulk.enqueue_many(made, (), "auto"))
         else:

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from soniq.db import planner
 from soniq.job.ids import new_id
-from soniq.steps import Query
+from soniq.steps import Query, Where
 from soniq.store import bulk, claims, endings, history, jobs, workers
 from soniq.store.endings import Told
 
@@ -157,6 +157,8 @@ def _of(steps: Any) -> Query[Any]:
     if isinstance(steps, Query):
         return steps
     step = next(steps)
+    if isinstance(step, Where):
+        step = steps.send(None)
     assert isinstance(step, Query)
     return step
 
@@ -185,7 +187,8 @@ HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
     "lanes beside": (lambda _: claims.lanes([], beside=["deep"]), 60),
     "lanes of": (lambda _: claims.lanes(["a", "deep", "none"]), 60),
     "unknown": (lambda _: claims.unknown_tasks(["deep", "a"], ["task"]), 3000),
-    "insert": (lambda _: jobs.enqueue(new_job(), "auto"), 60),
+    "insert": (lambda d: jobs.enqueue(new_job(), "off", d.waking), 60),
+    "insert and wake": (lambda d: jobs.enqueue(new_job(), "auto", d.waking), 60),
     "insert many": (lambda _: bulk.enqueue_many([new_job() for _ in range(100)], (), "auto"), 2500),
     "get": (lambda d: jobs.find(_held(d, 1)[0]), 60),
     "get none": (lambda _: jobs.find(new_id()), 60),
@@ -198,7 +201,16 @@ HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
 
 # These run on connections of which a worker has not the say, or on the one that writes endings:
 # the planner's settings are not made there.
-ANYBODYS = {"insert", "insert many", "get", "get none", "cancel", "delete", "reschedule"}
+ANYBODYS = {
+    "insert",
+    "insert and wake",
+    "insert many",
+    "get",
+    "get none",
+    "cancel",
+    "delete",
+    "reschedule",
+}
 ENDINGS = {"finish 1", "finish 100", "again", "later", "bury", "drop", "release"}
 
 _SIGN = workers.Sign(MINE, "w", (), ("task",), 1, 0, "running", False, "0")

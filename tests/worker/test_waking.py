@@ -11,6 +11,7 @@ import pytest
 from soniq import Soniq
 from soniq.events import JobFinished, JobStarted, Listening
 from soniq.job import JobContext
+from soniq.policy.waking import Waking
 
 from .conftest import Ask, Seen, ended, eventually, idle, outside, run_once, working
 
@@ -297,3 +298,26 @@ async def test_a_job_whose_commit_comes_late_is_seen_without_a_notification(
         assert (await ended(app, job_id, 5)).attempt == 1
         assert hand.code is None
         await hand_.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_worker_finds_what_was_stored_without_a_look_within_its_first_naps(
+    app: Soniq, ask: Ask, sync: bool
+) -> None:
+    """Here the clients' clock stands still, so they never look again; in truth 20 ms pass."""
+    app._app.waking = Waking(lambda: 0.0)
+
+    @app.job
+    async def note() -> None: ...
+
+    async def enqueue() -> str:
+        if sync:
+            return await anyio.to_thread.run_sync(app.sync.enqueue, note)
+        return await app.enqueue(note)
+
+    unseen = await enqueue()  # nobody is there: remembered
+    async with working(app, poll_interval=60):
+        await ended(app, unseen)
+        await idle(ask)
+        assert (await ended(app, await enqueue(), 10)).attempt == 1
+    await anyio.to_thread.run_sync(app.sync.close)
