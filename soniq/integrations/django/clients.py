@@ -38,7 +38,7 @@ def client() -> Soniq:
 def open_block(alias: str) -> object | None:
     """Give Django's connection if an `atomic()` block is open on it in this thread."""
     connection = connections[alias]
-    return connection.connection if connection.in_atomic_block else None
+    return connection if connection.in_atomic_block else None
 
 
 def holds_jobs(connection: Any) -> bool:

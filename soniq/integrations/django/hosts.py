@@ -27,7 +27,7 @@ from ...errors import (
     TransactionAborted,
     UnknownConnection,
 )
-from ...steps import Atomic, Batch, Query
+from ...steps import Atomic, Batch, Query, Script
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,6 +55,11 @@ class DjangoHost(Host):
             cursor.execute(render(step.sql, self._schema), texts(step.params))
             rows = cursor.fetchall() if cursor.description is not None else ()
         return [step.decode(row) for row in rows]
+
+    def script(self, step: Script) -> None:
+        """Run a text of several statements, as migrations are."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(render(step.sql, self._schema))  # without parameters, even empty ones
 
     def atomic(self) -> AbstractContextManager[object] | None:
         """Give a transaction to enter, or None where one is open that covers what follows."""

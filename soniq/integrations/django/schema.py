@@ -39,7 +39,7 @@ class ApplySoniq(Operation):
         if schema_editor.collect_sql:
             schema_editor.collected_sql += _lines(self.name, sync.settings.schema)
         else:
-            sync.within(schema_editor.connection.connection)._run(migrate.apply, self.name)
+            sync.within(schema_editor.connection)._run(migrate.apply, self.name)
 
     def database_backwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any

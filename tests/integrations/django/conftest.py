@@ -53,7 +53,9 @@ def project(project_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         )
     yield project_url
     soniq_sync.close()
-    connections.close_all()
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:  # of a TestCase, for all of its tests
+            connection.close()
 
 
 @pytest.fixture

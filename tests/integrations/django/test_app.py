@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test import Client, override_settings
 
 from soniq import UsageError
@@ -97,6 +97,13 @@ def test_joining_can_be_switched_off(
     assert stored() == 1
 
 
+def test_a_connection_can_be_named(stored: Callable[[], int]) -> None:
+    with undone():
+        soniq_sync.enqueue(invoice, connection=connection, order_id=1)
+        soniq_sync.within(connections["default"]).enqueue(invoice, order_id=2)
+    assert stored() == 0
+
+
 @pytest.mark.parametrize("path", ["/checkout", "/acheckout"])
 def test_a_view_stores_both_or_neither(path: str, stored: Callable[[], int]) -> None:
     answer = Client().get(f"{path}/lamp").json()
@@ -150,6 +157,7 @@ def test_an_entry_of_databases_becomes_an_address() -> None:
         "PORT": 5433,
         "OPTIONS": {
             "sslmode": "require",
+            "application_name": "shop",
             "pool": True,
             "isolation_level": 3,
             "server_side_binding": True,
