@@ -49,11 +49,12 @@ def conninfo(entry: Mapping[str, Any]) -> str:
     """Write an entry of DATABASES as libpq reads it.
 
     Of OPTIONS it takes what libpq knows (`sslmode`, `service`, `connect_timeout`, ...), and
-    `assume_role`. The rest is about Django's own connections: its pool, isolation and cursors.
+    `assume_role`. The rest is about Django's own connections: their name, pool, isolation, cursors.
     """
     parts = {ours: str(entry[name]) for name, ours in _NAMES.items() if entry.get(name)}
     options = dict(entry.get("OPTIONS") or {})
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    known.discard("application_name")
     parts |= {key: str(value) for key, value in options.items() if key in known}
     if role := options.get("assume_role"):
         setting = f"-c role={str(role).replace(chr(92), chr(92) * 2).replace(' ', chr(92) + ' ')}"

@@ -46,15 +46,13 @@ NAMES = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST
 def entry(url: str) -> dict[str, object]:
     """Write a libpq URL as an entry of DATABASES."""
     parts = {NAMES[key]: value for key, value in conninfo_to_dict(url).items() if key in NAMES}
-    return {"ENGINE": "django.db.backends.postgresql", **parts}
+    # So that its connections are told from Soniq's.
+    options = {"application_name": "shop"}
+    return {"ENGINE": "django.db.backends.postgresql", "OPTIONS": options, **parts}
 
 
 # Processes that tests start are told where the database is; conftest.py fills it in for this one.
 DATABASES = {"default": entry(os.environ.get("DJANGO_TEST_URL", "dbname=unset"))}
-if "DJANGO_TEST_OPTIONS" in os.environ:
-    import json
-
-    DATABASES["default"].update(json.loads(os.environ["DJANGO_TEST_OPTIONS"]))
 
 SONIQ = {"CONCURRENCY": 4, "HEARTBEAT_TIMEOUT": 10, "POLL_INTERVAL": 1}
 TASKS = {

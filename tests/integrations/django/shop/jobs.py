@@ -62,3 +62,26 @@ def failing(ctx: JobContext) -> None:
 @soniq_sync.job(name="shop.apart", max_retries=0, executor="process")
 def apart(order_id: int) -> str:
     return Order.objects.get(pk=order_id).item
+
+
+@soniq.job(name="shop.slow", max_retries=0, timeout=0.2)
+async def slow() -> None:
+    """Wait in the database for longer than the job may."""
+
+    def wait() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(1)")
+
+    await sync_to_async(wait)()
+
+
+@soniq.job(name="shop.abackend_pid", max_retries=0)
+async def abackend_pid() -> int:
+    return await sync_to_async(backend_pid)()
+
+
+@soniq_sync.job(name="shop.leave_open", max_retries=0)
+def leave_open() -> None:
+    """Enter a transaction and never leave it."""
+    transaction.atomic().__enter__()
+    Order.objects.create(item="forgotten")
