@@ -1,0 +1,221 @@
+"""The admin: what it shows, what its actions do, and who may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+
+from soniq.integrations.django import soniq_sync
+
+from .shop import jobs
+
+MODELS = ("job", "finishedjob", "deadletter", "queue", "worker")
+WORKER = "00000000-0000-7000-8000-000000000001"
+
+
+@pytest.fixture
+def clean_users(project: str) -> Any:
+    User.objects.all().delete()
+    yield
+    User.objects.all().delete()
+
+
+@pytest.fixture
+def login(clean_users: None) -> Callable[..., Client]:
+    """Log somebody with these permissions in; nobody's permissions but theirs."""
+
+    def login(*codenames: str, everything: bool = False) -> Client:
+        user = User.objects.create(
+            username="ann", is_staff=True, is_superuser=everything, is_active=True
+        )
+        user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+        assert user.user_permissions.count() == len(codenames)
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return login
+
+
+def listed(name: str) -> str:
+    return reverse(f"admin:soniq_{name}_changelist")
+
+
+def shown(name: str, key: Any) -> str:
+    return reverse(f"admin:soniq_{name}_change", args=[key])
+
+
+def act(client: Client, name: str, action: str, *keys: str, **more: str) -> Any:
+    data = {"action": action, "_selected_action": list(keys), **more}
+    return client.post(listed(name), data, follow=True)
+
+
+def dead() -> str:
+    """Make a dead letter."""
+    job_id = jobs.failing.enqueue()
+    soniq_sync.run_worker(run_once=True)
+    return job_id
+
+
+@pytest.fixture
+def running(witness: Callable[..., Any]) -> str:
+    job_id = jobs.invoice.enqueue(1)
+    witness(
+        "UPDATE soniq.jobs SET state = 'processing', worker_id = CAST(%s AS uuid), attempt = 1",
+        WORKER,
+    )
+    return job_id
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_list_can_be_looked_at(
+    name: str, login: Callable[..., Client], witness: Callable[..., Any]
+) -> None:
+    witness("INSERT INTO soniq.queues (name) VALUES ('mail')")
+    witness(
+        "INSERT INTO soniq.workers (id, name, concurrency, version) VALUES (%s, 'w1', 4, '0')",
+        WORKER,
+    )
+    dead()
+    done = soniq_sync.enqueue(jobs.invoice, order_id=1)
+    soniq_sync.run_worker(run_once=True)
+    waiting = soniq_sync.enqueue(jobs.invoice, order_id=2)
+    client = login(f"view_{name}")
+    expected = {
+        "job": waiting,
+        "finishedjob": done,
+        "deadletter": "all attempts used",
+        "queue": "mail",
+        "worker": "w1",
+    }
+    answer = client.get(listed(name))
+    assert answer.status_code == 200
+    assert expected[name] in answer.content.decode()
+
+
+def test_lists_are_filtered_by_state_queue_and_task(login: Callable[..., Client]) -> None:
+    mail = soniq_sync.enqueue(jobs.invoice, queue="mail", order_id=1)
+    later = soniq_sync.enqueue(jobs.failing, delay=600)
+    client = login("view_job")
+    for query, there, not_there in (
+        ("queue=mail", mail, later),
+        ("task=shop.failing", later, mail),
+        ("state__exact=scheduled", later, mail),
+        (f"q={mail}", mail, later),
+    ):
+        page = client.get(f"{listed('job')}?{query}").content.decode()
+        # Its row; the filters name what other rows have.
+        assert f'value="{there}"' in page or shown("job", there) in page
+        assert shown("job", not_there) not in page
+    assert "0 jobs" in client.get(f"{listed('job')}?q=nonsense").content.decode()
+
+
+def test_a_payload_is_text_and_nothing_else(login: Callable[..., Client]) -> None:
+    evil = "<script>alert('x')</script>"
+    job_id = soniq_sync.enqueue("shop.two_hops", item=evil)
+    page = login("view_job").get(shown("job", job_id)).content.decode()
+    assert evil not in page
+    assert "&lt;script&gt;alert(" in page
+    assert "<pre>{\n  &quot;item&quot;" in page
+
+
+def test_nobody_adds_or_edits_rows(login: Callable[..., Client]) -> None:
+    job_id = jobs.invoice.enqueue(1)
+    client = login(everything=True)
+    assert client.get(reverse("admin:soniq_job_add")).status_code == 403
+    assert client.post(shown("job", job_id), {"state": "queued"}).status_code == 403
+    page = client.get(shown("job", job_id)).content.decode()
+    assert 'name="_save"' not in page
+
+
+def test_jobs_are_retried_cancelled_and_deleted(login: Callable[..., Client]) -> None:
+    later, unwanted, rubbish = (
+        soniq_sync.enqueue(jobs.invoice, delay=600, order_id=n) for n in range(3)
+    )
+    client = login("view_job", "retry_job", "cancel_job", "delete_job")
+    assert "1 sent to run now" in act(client, "job", "retry", later).content.decode()
+    assert soniq_sync.get_job(later).status == "queued"
+    assert "1 cancelled" in act(client, "job", "cancel", unwanted).content.decode()
+    assert soniq_sync.get_job(unwanted).status == "cancelled"
+    act(client, "job", "delete_selected", rubbish, post="yes")
+    assert {job.id for job in soniq_sync.list_jobs()} == {later, unwanted}
+
+
+def test_a_job_that_cannot_be_retried_is_told(login: Callable[..., Client]) -> None:
+    job_id = jobs.invoice.enqueue(1)
+    page = act(login("view_job", "retry_job"), "job", "retry", job_id).content.decode()
+    assert "Not sent to run now" in page
+    assert "queued already" in page
+
+
+def test_a_running_job_is_not_deleted(login: Callable[..., Client], running: str) -> None:
+    client = login("view_job", "delete_job")
+    act(client, "job", "delete_selected", running, post="yes")
+    assert client.post(reverse("admin:soniq_job_delete", args=[running])).status_code == 403
+    assert soniq_sync.get_job(running).status == "processing"
+
+
+def test_finished_jobs_run_again_and_dead_letters_are_replayed(
+    login: Callable[..., Client],
+) -> None:
+    letter = dead()
+    done = jobs.invoice.enqueue(1)
+    soniq_sync.run_worker(run_once=True)
+    client = login(
+        "view_finishedjob",
+        "retry_finishedjob",
+        "view_deadletter",
+        "replay_deadletter",
+        "delete_deadletter",
+    )
+    act(client, "finishedjob", "retry", done)
+    act(client, "deadletter", "replay", letter)
+    assert {job.task for job in soniq_sync.list_jobs("queued")} == {"shop.invoice", "shop.failing"}
+    assert soniq_sync.dead_letter.get(letter).replayed_as is not None
+    page = client.get(shown("deadletter", letter)).content.decode()
+    assert "ValueError: attempt 1" in page
+    act(client, "deadletter", "delete_selected", letter, post="yes")
+    assert soniq_sync.dead_letter.list() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("job", "retry"),
+        ("job", "cancel"),
+        ("job", "delete_selected"),
+        ("finishedjob", "retry"),
+        ("finishedjob", "delete_selected"),
+        ("deadletter", "replay"),
+        ("deadletter", "delete_selected"),
+    ],
+)
+def test_an_action_needs_its_permission(
+    name: str, action: str, login: Callable[..., Client], witness: Callable[..., Any]
+) -> None:
+    letter = dead()
+    done = jobs.invoice.enqueue(1)
+    soniq_sync.run_worker(run_once=True)
+    later = soniq_sync.enqueue(jobs.invoice, delay=600, order_id=1)
+    key = {"job": later, "finishedjob": done, "deadletter": letter}[name]
+    before = sorted((job.id, job.status) for job in soniq_sync.list_jobs())
+    client = login(f"view_{name}")
+    assert f'value="{action}"' not in client.get(listed(name)).content.decode()
+    act(client, name, action, key, post="yes")
+    assert sorted((job.id, job.status) for job in soniq_sync.list_jobs()) == before
+
+
+def test_a_long_list_is_counted_only_so_far(
+    login: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soniq.integrations.django import admin
+
+    monkeypatch.setattr(admin, "COUNTED", 100)
+    soniq_sync.enqueue_many(jobs.invoice, [(n,) for n in range(250)])
+    page = login("view_job").get(listed("job")).content.decode()
+    assert "100 jobs" in page
