@@ -86,7 +86,8 @@ class Completer:
             never_ran = Release() if isinstance(ending, Interrupted) else Drop("cancelled")
             return job, None, never_ran
         options = attempt.task.defaults
-        asked, delay = self._ask_policy(job, attempt, ending)
+        policy = options.retry_policy or self._retry_policy
+        asked, delay = ask_policy(policy, job, ending)
         verdict = lifecycle.judge(
             ending,
             job,
@@ -97,20 +98,6 @@ class Completer:
             policy_asked=asked,
         )
         return job, attempt, verdict
-
-    def _ask_policy(
-        self, job: Claimed, attempt: Attempt, ending: Ending
-    ) -> tuple[bool, float | None]:
-        policy = attempt.task.defaults.retry_policy or self._retry_policy
-        if policy is None or not isinstance(ending, Raised | TimedOut):
-            return False, None
-        error = ending.error if isinstance(ending, Raised) else ending.error()
-        try:
-            answer = policy(error, job.attempt, _record(job))
-            return True, None if answer is None else _delay(answer)
-        except Exception:
-            log.exception("the retry policy of %s failed; its task's delays are used", job.task)
-            return False, None
 
     # -- writing
 
@@ -145,24 +132,7 @@ class Completer:
         await self._write([(job, attempt, Bury(UNWRITABLE, failure))])
 
     def _queries(self, judged: Sequence[Judged]) -> list[Query[str]]:
-        me, notify = self._bench.id, self._bench.settings.notify
-        done = [(job, verdict.result) for job, _, verdict in judged if type(verdict) is Finish]
-        told: dict[type[Verdict], list[Told]] = {}
-        for job, _, verdict in judged:
-            if type(verdict) is not Finish:
-                told.setdefault(type(verdict), []).append(_told(job, verdict))
-        makers: dict[type[Verdict], Callable[[list[Told]], Query[str]]] = {
-            Again: lambda rows: endings.again(me, rows),
-            Later: lambda rows: endings.later(me, rows),
-            Bury: lambda rows: endings.bury(me, rows),
-            Drop: lambda rows: endings.drop(me, rows),
-            Release: lambda rows: endings.release(me, rows, notify),
-        }
-        queries = [makers[kind](rows) for kind, rows in told.items() if kind is not Nothing]
-        if done:
-            ids, attempts = [job.id for job, _ in done], [job.attempt for job, _ in done]
-            queries.append(endings.finish(me, ids, attempts, [result for _, result in done]))
-        return queries
+        return queries(judged, self._bench.id, self._bench.settings.notify)
 
     # -- telling
 
@@ -185,6 +155,40 @@ class Completer:
 
 
 UNWRITABLE = "the database refused its ending"
+
+
+def ask_policy(policy: Any, job: Claimed, ending: Ending) -> tuple[bool, float | None]:
+    """Ask a retry policy, if there is one and it has a say; tell whether it answered, and what."""
+    if policy is None or not isinstance(ending, Raised | TimedOut):
+        return False, None
+    error = ending.error if isinstance(ending, Raised) else ending.error()
+    try:
+        answer = policy(error, job.attempt, _record(job))
+        return True, None if answer is None else _delay(answer)
+    except Exception:
+        log.exception("the retry policy of %s failed; its task's delays are used", job.task)
+        return False, None
+
+
+def queries(judged: Sequence[Judged], me: str, notify: str) -> list[Query[str]]:
+    """Make the statements that write verdicts, one for each kind of them."""
+    done = [(job, verdict.result) for job, _, verdict in judged if type(verdict) is Finish]
+    told: dict[type[Verdict], list[Told]] = {}
+    for job, _, verdict in judged:
+        if type(verdict) is not Finish:
+            told.setdefault(type(verdict), []).append(_told(job, verdict))
+    makers: dict[type[Verdict], Callable[[list[Told]], Query[str]]] = {
+        Again: lambda rows: endings.again(me, rows),
+        Later: lambda rows: endings.later(me, rows),
+        Bury: lambda rows: endings.bury(me, rows),
+        Drop: lambda rows: endings.drop(me, rows),
+        Release: lambda rows: endings.release(me, rows, notify),
+    }
+    made = [makers[kind](rows) for kind, rows in told.items() if kind is not Nothing]
+    if done:
+        ids, attempts = [job.id for job, _ in done], [job.attempt for job, _ in done]
+        made.append(endings.finish(me, ids, attempts, [result for _, result in done]))
+    return made
 
 
 def _delay(answer: float | timedelta) -> float:

@@ -1,0 +1,140 @@
+"""What users' own tests do: enqueue, look and run within `TestCase`."""
+
+from __future__ import annotations
+
+import django
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.test import TestCase, TransactionTestCase
+
+from soniq import JobContext, JobStatus, UsageError
+from soniq.integrations.django import soniq_sync
+from soniq.integrations.django.testing import drain, forget_jobs
+
+from .shop import jobs
+from .shop.models import Order
+from .shop.views import place
+
+
+@soniq_sync.job(name="test.twice", max_retries=3, retry_delay=0)
+def twice(ctx: JobContext, n: int) -> int:
+    if ctx.attempt == 1:
+        raise ValueError("the first time")
+    return n
+
+
+@soniq_sync.job(name="test.chain")
+def chain(n: int) -> None:
+    if n:
+        chain.enqueue(n - 1)
+
+
+@soniq_sync.job(name="test.for_ever")
+def for_ever() -> None:
+    for_ever.enqueue()
+
+
+@soniq_sync.job(name="test.breaks", max_retries=0)
+def breaks(pk: int) -> None:
+    Order.objects.create(pk=pk, item="the same again")
+
+
+@soniq_sync.job(name="test.own_transaction", max_retries=0)
+def own_transaction(ctx: JobContext) -> None:
+    with ctx.transaction():
+        pass
+
+
+class InATransaction(TestCase):
+    def test_a_view_is_tested_with_its_job(self) -> None:
+        answer = self.client.get("/checkout/lamp").json()
+        (job,) = soniq_sync.list_jobs(task=jobs.invoice)
+        assert (job.id, job.status) == (answer["job"], JobStatus.QUEUED)
+        (ran,) = drain()
+        assert (ran.id, ran.status, ran.result) == (job.id, JobStatus.DONE, 1)
+        assert Order.objects.get().invoiced
+
+    def test_async_jobs_are_in_the_transaction_too(self) -> None:
+        order = Order.objects.create(item="lamp")
+        soniq_sync.enqueue(jobs.ainvoice, order_id=order.pk)
+        assert [job.result for job in drain()] == [1]
+
+    def test_a_rolled_back_block_leaves_nothing_to_run(self) -> None:
+        with pytest.raises(RuntimeError):
+            place("broken")
+        assert drain() == []
+
+    def test_on_commit_callbacks_enqueue(self) -> None:
+        with self.captureOnCommitCallbacks(execute=True) as callbacks:
+            transaction.on_commit(lambda: jobs.invoice.enqueue(1) and None)
+            assert drain() == []
+        assert len(callbacks) == 1
+        assert [job.task for job in drain()] == ["shop.invoice"]
+
+    def test_an_error_of_a_handler_is_raised(self) -> None:
+        job_id = jobs.failing.enqueue()
+        with pytest.raises(ValueError, match="attempt 1"):
+            drain()
+        assert soniq_sync.get_job(job_id).status == JobStatus.DEAD_LETTER
+
+    def test_retries_happen_as_in_a_worker(self) -> None:
+        job_id = twice.enqueue(5)
+        assert [job.result for job in drain(raise_errors=False)] == [5]
+        assert soniq_sync.get_job(job_id).attempt == 2
+
+    def test_jobs_of_jobs_run_and_those_that_are_due_later_wait(self) -> None:
+        chain.enqueue(3)
+        soniq_sync.enqueue(chain, delay=600, n=0)
+        assert len(drain()) == 4
+        assert [job.status for job in soniq_sync.list_jobs("scheduled")] == ["scheduled"]
+
+    def test_only_the_queues_that_are_named_are_drained(self) -> None:
+        soniq_sync.enqueue(chain, queue="mail", n=0)
+        soniq_sync.enqueue(chain, queue="reports", n=0)
+        assert [job.queue for job in drain(["mail"])] == ["mail"]
+
+    def test_jobs_without_end_are_stopped(self) -> None:
+        for_ever.enqueue()
+        with pytest.raises(UsageError, match="More than 20"):
+            drain(most=20)
+
+    def test_a_handler_that_breaks_the_transaction_spoils_no_test(self) -> None:
+        order = Order.objects.create(item="lamp")
+        breaks.enqueue(order.pk)
+        with pytest.raises(IntegrityError):
+            drain()
+        assert Order.objects.count() == 1
+
+    def test_a_transaction_of_the_handlers_own_is_refused_clearly(self) -> None:
+        own_transaction.enqueue()
+        with pytest.raises(UsageError, match="start_worker"):
+            drain()
+
+    if django.VERSION >= (6, 0):
+
+        def test_tasks_of_djangos_run_too(self) -> None:
+            from .shop import tasks
+
+            results = [tasks.add.enqueue(1), tasks.aadd.enqueue(2), tasks.count_orders.enqueue()]
+            drain()
+            for result in results:
+                result.refresh()
+            assert [result.return_value for result in results] == [2, 3, 0]
+
+
+class WithCommits(TransactionTestCase):
+    def test_a_worker_runs_what_is_committed(self) -> None:
+        order = Order.objects.create(item="lamp")
+        job_id = jobs.invoice.enqueue(order.pk)
+        with soniq_sync.start_worker():
+            assert soniq_sync.wait(job_id, 30).result == 1
+
+    def test_jobs_are_forgotten(self) -> None:
+        jobs.failing.enqueue()
+        jobs.invoice.enqueue(1)
+        drain(raise_errors=False)
+        soniq_sync.enqueue(chain, delay=600, n=0)
+        assert len(soniq_sync.list_jobs()) == 3
+        forget_jobs()
+        assert soniq_sync.list_jobs() == []
+        assert not connection.in_atomic_block
