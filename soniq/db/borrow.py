@@ -135,6 +135,7 @@ _POOL = "It is a pool: pass a connection of it, as in `with pool.connection() as
 _ASYNC_POOL = _POOL.replace("`with", "`async with")
 
 _SQLALCHEMY = "soniq.integrations.sqlalchemy"
+_PSYCOPG2 = "soniq.integrations.psycopg2"
 _DJANGO = "soniq.integrations.django.hosts"
 
 _KINDS: list[Kind] = [
@@ -213,6 +214,41 @@ _KINDS: list[Kind] = [
         sync=f"{_DJANGO}:DjangoHost",
         aio=f"{_DJANGO}:AsyncDjangoHost",
         asyncio_only=True,
+    ),
+    Kind(
+        "asyncpg's Connection, of a pool too",
+        "asyncpg",
+        ("Connection",),
+        aio="soniq.integrations.asyncpg:AsyncpgHost",
+        instead=_TO_SYNC.format("psycopg.Connection"),
+        asyncio_only=True,
+    ),
+    Kind(
+        "psycopg2's connection",
+        "psycopg2.extensions",
+        ("connection",),
+        sync=f"{_PSYCOPG2}:Psycopg2Host",
+        instead=_TO_ASYNC.format("a psycopg.AsyncConnection"),
+    ),
+    Kind(
+        "psycopg2's cursor",
+        "psycopg2.extensions",
+        ("cursor",),
+        sync=f"{_PSYCOPG2}:of_cursor",
+        instead=_TO_ASYNC.format("a psycopg.AsyncConnection"),
+    ),
+    Kind(
+        "a pool of psycopg2",
+        "psycopg2.pool",
+        ("AbstractConnectionPool",),
+        instead="It is a pool: pass a connection of it, as of `pool.getconn()`.",
+    ),
+    Kind(
+        "a pool of asyncpg",
+        "asyncpg",
+        ("Pool",),
+        instead="It is a pool: pass a connection of it, as in `async with pool.acquire() as "
+        "conn:`.",
     ),
     Kind(
         "an engine",
