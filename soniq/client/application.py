@@ -64,6 +64,14 @@ class Application:
         self.home = Home(self.settings, pool, lent=pool is not None or bool(connection_factory))
         self.retry_policy = checked_policy(retry_policy)
 
+    def share(self, other: Application) -> None:
+        """Run the tasks and hooks of another application, with settings and connections of its own.
+
+        What is declared on either from now on is declared on both.
+        """
+        self.registry, self.hooks, self.bus = other.registry, other.hooks, other.bus
+        self.builder = Builder(self.registry, self.settings)
+
     def move_to(self, database_url: str) -> None:
         """Have every connection from now on lead to another database; call it before the first.
 

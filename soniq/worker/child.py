@@ -290,7 +290,9 @@ def _clients(setup: Setup) -> list[Any]:
     for name in setup.modules:
         for value in list(vars(import_module(name)).values()):
             client: Any = getattr(value, "_client", None) if isinstance(value, Task) else value
-            if isinstance(getattr(client, "registry", None), Registry):
+            # By its class: a module may hold what raises whatever it is asked (flask.current_app).
+            known = hasattr(type(client), "registry")
+            if known and isinstance(client.registry, Registry):
                 found.setdefault(id(client.registry), client)
     url = setup.settings.database_url
     for client in found.values():
