@@ -29,6 +29,16 @@ class AsyncBackend:
         """
         return self._database.acquire()
 
+    def url(self) -> str:
+        """Give the database's libpq URL, for other libraries; it may hold a password.
+
+        Where none is set, the embedded PostgreSQL is started first, which blocks for a second.
+
+        Raises:
+            SettingsError: Connections come from your pool or factory, and no URL says where to.
+        """
+        return self._database.url()
+
 
 class Backend:
     """Lends connections of the sync client's pool."""
@@ -46,3 +56,13 @@ class Backend:
             DatabaseTimeout: None came free within `pool_timeout`.
         """
         return self._database.acquire()
+
+    def url(self) -> str:
+        """Give the database's libpq URL, for other libraries; it may hold a password.
+
+        Where none is set, the embedded PostgreSQL is started first, which blocks for a second.
+
+        Raises:
+            SettingsError: Connections come from your pool or factory, and no URL says where to.
+        """
+        return self._database.url()

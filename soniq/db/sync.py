@@ -99,6 +99,7 @@ class Database:
     ) -> None:
         self.settings = settings
         self._schema = settings.schema
+        self.url = url
         self._address = Address(url, settings)
         self._given = pool
         self._factory = connection_factory

@@ -187,7 +187,7 @@ def configured(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "SONIQ_DATABASE_URL" not in os.environ:
         url = re.match(
-            r"postgres(?:ql)?(?:\+\w+)?://(.*)", str(config.get("SQLALCHEMY_DATABASE_URI"))
+            r"postgres(?:ql)?(?:\+\w+)?://(.+)", str(config.get("SQLALCHEMY_DATABASE_URI"))
         )
         if url is not None:
             found.setdefault("database_url", f"postgresql://{url[1]}")

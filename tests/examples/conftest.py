@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -141,3 +142,35 @@ def ask(url: str, statement: str, *params: object) -> Any:
     with connected(url) as connection:
         row = connection.execute(statement.encode(), params).fetchone()
         return None if row is None else row[0]
+
+
+@contextmanager
+def serving(
+    *command: str, folder: Path, log: Path, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a web server of a Python module until the end; answer its process and its address."""
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: process.poll() is not None or address_in(log))
+        assert process.poll() is None, log.read_text()
+        yield process, address_in(log)
+        if process.poll() is None:
+            process.terminate()
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def address_in(log: Path) -> str:
+    """Find where a server says that it listens."""
+    found = re.search(r"(?:running on|Listening at:) (http://[\d.]+:\d+)", log.read_text())
+    return found[1] if found else ""

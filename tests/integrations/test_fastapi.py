@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -125,7 +126,7 @@ def test_a_worker_beside_the_requests_drains_before_what_its_jobs_use_is_closed(
     with TestClient(app) as client, SoniqSync(database_url) as sync:
         greeting, job_id = client.post("/").json()
         while sync.get_job(job_id).status == "queued":
-            pass
+            time.sleep(0.01)
     with SoniqSync(database_url) as sync:
         assert sync.get_job(job_id).status == "done"
     assert greeting == "hello"

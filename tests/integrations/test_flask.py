@@ -236,14 +236,15 @@ def test_a_session_of_flask_sqlalchemy_takes_the_job_with_it(
 def test_flask_soniq_is_the_command_line_for_the_app(database_url: str, tmp_path: Path) -> None:
     (tmp_path / "talk.py").write_text("\n".join(line[4:] for line in TALK.splitlines()))
 
-    def flask(*arguments: str) -> str:
+    def call(*arguments: str, **environment: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "talk:create_app('club')", *arguments],
+            [sys.executable, "-m", *arguments],
             cwd=tmp_path,
             env={
                 **os.environ,
                 "PYTHONPATH": f"{ROOT}",
                 "SONIQ_DATABASE_URL": database_url,
+                **environment,
             },
             capture_output=True,
             text=True,
@@ -252,6 +253,9 @@ def test_flask_soniq_is_the_command_line_for_the_app(database_url: str, tmp_path
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def flask(*arguments: str) -> str:
+        return call("flask", "--app", "talk:create_app('club')", *arguments)
 
     for name in ("in_thread", "on_loop", "in_process"):
         flask("soniq", "enqueue", f"talk.{name}")
@@ -264,3 +268,8 @@ def test_flask_soniq_is_the_command_line_for_the_app(database_url: str, tmp_path
         "talk.in_process": ("done", "club"),
     }
     assert "Run jobs until stopped" in flask("soniq", "worker", "--help")
+    job_id = flask("soniq", "enqueue", "talk.in_thread").split()[0]
+    named = "soniq.integrations.flask:soniq"
+    call("soniq", "worker", named, "--run-once", FLASK_APP="talk:create_app('team')")
+    with SoniqSync(database_url) as eq:
+        assert eq.get_result(job_id) == "team"
