@@ -34,6 +34,7 @@ single one in jobs.py, tasks.py, app.py or main.py of the working folder.
 COMMANDS = {
     "setup": ("soniq.cli.schema:setup", "Create the tables, or bring them up to date."),
     "migrate-status": ("soniq.cli.schema:migrate_status", "Compare the schema with this release."),
+    "migrations": ("soniq.cli.migrations:migrations", "Export the schema: SQL, Alembic, Django."),
     "worker": ("soniq.cli.worker:worker", "Run jobs until stopped."),
     "status": ("soniq.cli.status:status", "Show queues and workers."),
     "enqueue": ("soniq.cli.enqueue:enqueue", "Enqueue a job: NAME key=value ..."),

@@ -19,16 +19,17 @@ from ..steps import Atomic, Query, Script, Steps
 _NAME = re.compile(r"(\d{4})_(pre|post)_(\w+)\.sql")
 
 # A script, like the migrations: whoever waits for another's waits as long as it takes.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended({channel} || ':migrations', 0))"
+LOCK_KEY = "hashtextextended({channel} || ':migrations', 0)"
+_LOCK = f"SELECT pg_advisory_xact_lock({LOCK_KEY})"
 
 # Looked for before it is made: a role that may not create schemas can still use one made for it.
-_HAS_SCHEMA = "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = {channel}"
-_MAKE_SCHEMA = "CREATE SCHEMA {soniq}"
-_HAS_TABLE = """
+HAS_SCHEMA = "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = {channel}"
+MAKE_SCHEMA = "CREATE SCHEMA {soniq}"
+HAS_TABLE = """
     SELECT count(*) FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = {channel} AND c.relname = 'migrations'"""
-_MAKE_TABLE = """
+MAKE_TABLE = """
     CREATE TABLE {soniq}.migrations (
         version integer PRIMARY KEY,
         name text NOT NULL,
@@ -130,7 +131,7 @@ def apply(name: str) -> Steps[bool]:
 
 def applied() -> Steps[list[Applied]]:
     """List the migrations in the database; empty where the schema is missing."""
-    (present,) = yield from Query(_HAS_TABLE, decode=lambda row: bool(row[0]))
+    (present,) = yield from Query(HAS_TABLE, decode=lambda row: bool(row[0]))
     if not present:
         return []
     return (yield from Query(_APPLIED, decode=lambda row: Applied(row[0], row[1], row[2])))
@@ -174,12 +175,12 @@ def require() -> Steps[None]:
 
 def _prepare() -> Steps[None]:
     yield from Script(_LOCK)
-    (has_schema,) = yield from Query(_HAS_SCHEMA, decode=lambda row: bool(row[0]))
+    (has_schema,) = yield from Query(HAS_SCHEMA, decode=lambda row: bool(row[0]))
     if not has_schema:
-        yield from Script(_MAKE_SCHEMA)
-    (has_table,) = yield from Query(_HAS_TABLE, decode=lambda row: bool(row[0]))
+        yield from Script(MAKE_SCHEMA)
+    (has_table,) = yield from Query(HAS_TABLE, decode=lambda row: bool(row[0]))
     if not has_table:
-        yield from Script(_MAKE_TABLE)
+        yield from Script(MAKE_TABLE)
 
 
 def _apply(migration: Migration) -> Steps[bool]:
