@@ -24,7 +24,7 @@ from soniq.errors import ConnectionLost, ReadOnlyServer, SoniqError
 from .aio import Database
 from .connection import AnyioConnection
 from .faults import translate
-from .pool import delays
+from .pooling import delays
 from .render import quoted_name
 
 logger = logging.getLogger("soniq.db")

@@ -16,7 +16,7 @@ import logging
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -24,26 +24,23 @@ import anyio
 import psycopg
 from psycopg import pq, rows
 
-from soniq.errors import ConnectionLost, DatabaseTimeout, SoniqError, TransientError, UsageError
+from soniq.errors import ConnectionLost, TransientError
 from soniq.settings import Settings
 
 from . import faults
 from .connection import AnyioConnection
+from .pooling import (
+    CHECK_AFTER,
+    CHECK_TIMEOUT,
+    MAX_IDLE,
+    MAX_LIFETIME,
+    SOON,
+    delays,
+    lending_failed,
+)
 from .psycopg_hosts import outside_transaction, quiet
 
 logger = logging.getLogger("soniq.db")
-
-MAX_LIFETIME = 3600.0
-"""Seconds after which a connection is replaced, less up to a tenth so that not all go at once."""
-MAX_IDLE = 600.0
-"""Seconds an unused connection beyond `pool_min_size` is kept."""
-CHECK_AFTER = 30.0
-"""Seconds of idleness after which a connection must answer before it is handed out."""
-CHECK_TIMEOUT = 5.0
-"""Seconds it has for that answer, and for a rollback when it comes back with a transaction open."""
-
-# The server is there and says "not now"; so it is worth while waiting, even the first time.
-_SOON = frozenset({"57P03", "53300"})
 
 
 class Pool(Protocol):
@@ -72,14 +69,6 @@ class Pool(Protocol):
     def forget(self) -> None:
         """Drop every connection without a word to the server."""
         ...
-
-
-def delays(first: float = 0.05, most: float = 5.0) -> Iterator[float]:
-    """Give the seconds to wait before each further attempt: doubling, with jitter, for ever."""
-    delay = first
-    while True:
-        yield delay * (0.5 + random.random())  # noqa: S311
-        delay = min(delay * 2, most)
 
 
 class AnyioPool:
@@ -187,7 +176,7 @@ class AnyioPool:
             try:
                 connection = await self._connected(deadline)
             except TransientError as error:
-                worth_while = self._reached or error.sqlstate in _SOON
+                worth_while = self._reached or error.sqlstate in SOON
                 if not worth_while or self._closed or monotonic() + delay > deadline:
                     raise
             else:
@@ -321,18 +310,3 @@ class LentPool:
             raise
         lent: AnyioConnection = connection
         return lent
-
-
-def lending_failed(error: psycopg.Error, settings: Settings) -> SoniqError:
-    """Translate what a pool of psycopg_pool says when it has no connection to give."""
-    match type(error).__name__:
-        case "PoolTimeout":
-            return DatabaseTimeout(
-                f"The pool that was passed gave no connection within {settings.pool_timeout:g} s. "
-                "Raise its max_size, hold connections for a shorter time, or see whether the "
-                "server is up; pool_timeout says how long to wait."
-            )
-        case "PoolClosed":
-            return UsageError("The pool that was passed is not open. Open it first.")
-        case _:
-            return faults.translate(error, settings.schema)

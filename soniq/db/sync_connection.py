@@ -19,10 +19,14 @@ class Connection(psycopg.Connection[rows.TupleRow]):
     Attributes:
         limit: Seconds any one answer may take; None: no limit.
         idle_since: When it last came back to its pool, by `time.monotonic`.
+        expires: When its pool replaces it, by `time.monotonic`.
+        generation: How often its pool was renewed before it was made.
     """
 
     limit: float | None = None
     idle_since: float = 0.0
+    expires: float = float("inf")
+    generation: int = 0
     plain_cursor: PlainCursor | None = None
 
     def fetch(self, query: LiteralString, *params: object) -> list[rows.TupleRow]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -20,11 +19,9 @@ from soniq.db import pool as async_pool
 from soniq.db.connection import AnyioConnection
 from soniq.db.sync_connection import Connection
 from soniq.errors import (
-    AccessDenied,
     ConnectionLost,
     DatabaseTimeout,
     ReadOnlyServer,
-    SoniqError,
     UsageError,
 )
 from soniq.settings import Settings
@@ -328,13 +325,12 @@ async def test_a_waiter_for_a_connection_can_be_cancelled(colour: Colour) -> Non
 async def test_a_pool_shrinks_to_its_least_size(
     colour: Colour, monkeypatch: pytest.MonkeyPatch, witness: Any
 ) -> None:
-    if not colour.is_async:
-        pytest.skip("psycopg_pool's own business")
     db = colour.database(pool_max_size=3, pool_min_size=1)
-    async with db.acquire(), db.acquire(), db.acquire():
+    async with entered(db.acquire()), entered(db.acquire()), entered(db.acquire()):
         pass
-    monkeypatch.setattr(async_pool, "MAX_IDLE", -1.0)
-    await db.run(ask, "SELECT 1")
+    for module in (async_pool, sync_pool):
+        monkeypatch.setattr(module, "MAX_IDLE", -1.0)
+    await settled(db.run(ask, "SELECT 1"))
     left = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE application_name = 'soniq' AND datname = current_database()"
@@ -345,9 +341,8 @@ async def test_a_pool_shrinks_to_its_least_size(
 async def test_an_old_connection_is_replaced(
     colour: Colour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not colour.is_async:
-        pytest.skip("psycopg_pool's own business")
-    monkeypatch.setattr(async_pool, "MAX_LIFETIME", 0.0)
+    for module in (async_pool, sync_pool):
+        monkeypatch.setattr(module, "MAX_LIFETIME", 0.0)
     db = colour.database()
     assert await pid_of(db) != await pid_of(db)
 
@@ -424,33 +419,3 @@ async def test_a_pipeline_left_open_is_not_handed_on(colour: Colour) -> None:
     async with entered(db.acquire()) as conn:
         assert conn.pgconn.pipeline_status == pq.PipelineStatus.OFF
         assert await settled(conn.fetchval("SELECT 1")) == 1
-
-
-def away(times: int, error: SoniqError, answer: Any) -> Callable[[], Any]:
-    """Give what connects after so many failures."""
-    failures = [error] * times
-
-    def connect() -> Any:
-        if failures:
-            raise failures.pop()
-        return answer
-
-    return connect
-
-
-def test_the_sync_pool_waits_for_a_server_that_is_away() -> None:
-    """psycopg_pool's own pauses double up to minutes; after 3 s away it took 3 s more."""
-    made = object()
-    dialler = sync_pool._Dialler(away(3, ConnectionLost("away"), made))
-    assert dialler.connect() is made
-    assert dialler.failure is None
-
-
-def test_the_sync_pool_does_not_wait_for_what_will_not_pass_nor_when_it_is_closed() -> None:
-    denied = sync_pool._Dialler(away(1, AccessDenied("no"), object()))
-    closed = sync_pool._Dialler(away(10**6, ConnectionLost("away"), object()))
-    closed.closed.set()
-    for dialler in (denied, closed):
-        with pytest.raises(psycopg.OperationalError):
-            dialler.connect()
-        assert dialler.failure is not None

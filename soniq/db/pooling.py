@@ -1,0 +1,48 @@
+"""What the pools of both colours have in common."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import psycopg
+
+from soniq.errors import DatabaseTimeout, SoniqError, UsageError
+from soniq.settings import Settings
+
+from . import faults
+
+MAX_LIFETIME = 3600.0
+"""Seconds after which a connection is replaced, less up to a tenth so that not all go at once."""
+MAX_IDLE = 600.0
+"""Seconds an unused connection beyond `pool_min_size` is kept."""
+CHECK_AFTER = 30.0
+"""Seconds of idleness after which a connection must answer before it is handed out."""
+CHECK_TIMEOUT = 5.0
+"""Seconds it has for that answer, and for a rollback when it comes back with a transaction open."""
+
+# The server is there and says "not now"; so it is worth while waiting, even the first time.
+SOON = frozenset({"57P03", "53300"})
+
+
+def delays(first: float = 0.05, most: float = 5.0) -> Iterator[float]:
+    """Give the seconds to wait before each further attempt: doubling, with jitter, for ever."""
+    delay = first
+    while True:
+        yield delay * (0.5 + random.random())  # noqa: S311
+        delay = min(delay * 2, most)
+
+
+def lending_failed(error: psycopg.Error, settings: Settings) -> SoniqError:
+    """Translate what a pool of psycopg_pool says when it has no connection to give."""
+    match type(error).__name__:
+        case "PoolTimeout":
+            return DatabaseTimeout(
+                f"The pool that was passed gave no connection within {settings.pool_timeout:g} s. "
+                "Raise its max_size, hold connections for a shorter time, or see whether the "
+                "server is up; pool_timeout says how long to wait."
+            )
+        case "PoolClosed":
+            return UsageError("The pool that was passed is not open. Open it first.")
+        case _:
+            return faults.translate(error, settings.schema)
