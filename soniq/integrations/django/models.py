@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from django.contrib.postgres.fields import ArrayField
+from typing import Any
+
 from django.db import models
 
 from .clients import schema
@@ -11,6 +12,14 @@ from .clients import schema
 def table(name: str) -> str:
     """Name a table with its schema; Django leaves alone what is quoted already."""
     return f'"{schema()}"."{name}"'
+
+
+class Names(models.Field):
+    """A column of texts. Django's ArrayField would want django.contrib.postgres to be installed."""
+
+    def db_type(self, connection: Any) -> str:
+        """Name the type."""
+        return "text[]"
 
 
 class Record(models.Model):
@@ -28,7 +37,7 @@ class Record(models.Model):
     started_at = models.DateTimeField(null=True)
     worker_id = models.UUIDField(null=True)
     timeout_seconds = models.FloatField(null=True)
-    tags = ArrayField(models.TextField(), null=True)
+    tags = Names(null=True)
     attempts = models.JSONField(null=True)
 
     class Meta:
@@ -130,8 +139,8 @@ class Worker(models.Model):
 
     id = models.UUIDField(primary_key=True)
     name = models.TextField()
-    queues = ArrayField(models.TextField(), null=True)
-    tasks = ArrayField(models.TextField())
+    queues = Names(null=True)
+    tasks = Names()
     concurrency = models.IntegerField()
     running = models.IntegerField()
     state = models.TextField()

@@ -16,8 +16,9 @@ collect_ignore_glob = [] if HAS_DJANGO else ["test_*.py"]
 if HAS_DJANGO:
     import django
 
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "integrations.django.settings")
+    os.environ["DJANGO_SETTINGS_MODULE"] = "integrations.django.settings"
     django.setup()
+    del os.environ["DJANGO_SETTINGS_MODULE"]  # other tests start processes that are no part of it
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,7 @@ def test_many_jobs_leave_nothing_behind(
     order = Order.objects.create(item="lamp")
     calls = [(jobs.invoice if n % 2 else jobs.ainvoice).call(order.pk) for n in range(number)]
     connections.close_all()
+    before = set(threading.enumerate())
     most, over = [0], threading.Event()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -162,7 +163,7 @@ def test_many_jobs_leave_nothing_behind(
     # Kibibytes; 40,000 logged queries would be more.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 60_000
     assert shop_connections() == 0
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith(("soniq-job", "ThreadPoolExecutor")):
             thread.join(10)
             assert not thread.is_alive()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.postgres.fields import ArrayField
 from django.db import migrations, models
 
-from soniq.integrations.django.models import table
+from soniq.integrations.django.models import Names, table
 from soniq.integrations.django.schema import ApplySoniq
 
 
@@ -25,7 +24,7 @@ def job_fields() -> list[tuple[str, Any]]:
         ("started_at", models.DateTimeField(null=True)),
         ("worker_id", models.UUIDField(null=True)),
         ("timeout_seconds", models.FloatField(null=True)),
-        ("tags", ArrayField(base_field=models.TextField(), null=True, size=None)),
+        ("tags", Names(null=True)),
         ("attempts", models.JSONField(null=True)),
     ]
 
@@ -127,8 +126,8 @@ class Migration(migrations.Migration):
             [
                 ("id", models.UUIDField(primary_key=True, serialize=False)),
                 ("name", models.TextField()),
-                ("queues", ArrayField(base_field=models.TextField(), null=True, size=None)),
-                ("tasks", ArrayField(base_field=models.TextField(), size=None)),
+                ("queues", Names(null=True)),
+                ("tasks", Names()),
                 ("concurrency", models.IntegerField()),
                 ("running", models.IntegerField()),
                 ("state", models.TextField()),
