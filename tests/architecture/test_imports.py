@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# What is not there is not missed, and what is there is not loaded for nothing.
+OTHERS = {"sqlalchemy", "asyncpg", "psycopg2", "django", "flask", "soniq.integrations"}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -52,6 +54,7 @@ print(*sys.modules)
 """).split()
     heavy = {"psycopg", "psycopg_pool", "click", "pydantic", "msgspec", "soniq.worker"}
     assert not heavy.intersection(loaded)
+    assert not OTHERS.intersection(loaded)
 
 
 def test_every_public_name_can_be_had_and_is_listed() -> None:
@@ -107,3 +110,33 @@ print(*sys.modules)
     ours = {"anyio", "sniffio", "click", "trio", "soniq.client.aio", "soniq.db.aio"}
     assert not ours.intersection(loaded)
     assert not [name for name in loaded if name.startswith("soniq.worker")]
+    assert not OTHERS.intersection(loaded)
+
+
+def test_only_the_host_of_the_library_that_lends_is_loaded(database_url: str) -> None:
+    pytest.importorskip("sqlalchemy")
+    loaded = python(
+        """
+import sys
+from soniq import SoniqSync, UnknownConnection
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from psycopg.conninfo import conninfo_to_dict
+eq = SoniqSync(sys.argv[1])
+@eq.job
+def task(n: int): ...
+try:
+    eq.enqueue(task, 1, connection=object())
+except UnknownConnection:
+    assert not [name for name in sys.modules if name.startswith("soniq.integrations")]
+engine = create_engine("postgresql+psycopg://", connect_args=conninfo_to_dict(sys.argv[1]))
+with Session(engine) as session:
+    eq.enqueue(task, 1, connection=session)
+engine.dispose()
+print(*sys.modules)
+""",
+        database_url,
+    ).split()
+    assert "soniq.integrations.sqlalchemy" in loaded
+    assert not (OTHERS - {"sqlalchemy", "soniq.integrations"}).intersection(loaded)
+    assert not {"anyio", "soniq.client.aio", "soniq.db.aio"}.intersection(loaded)

@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 
-from .cases import CASES
-from .lenders import LENDERS
-
 MARKS = {"passed": "+", "failed": "F", "skipped": "."}
 
 
@@ -33,6 +30,9 @@ class Matrix:
             self.ends.setdefault(lender, {})[case] = MARKS[report.outcome]
 
     def table(self) -> str:
+        from .cases import CASES  # not before pytest, whose plugins want to be first
+        from .lenders import LENDERS
+
         cases = [case.__name__ for case in CASES]
         lenders = [lender.title for lender in LENDERS if lender.title in self.ends]
         width = max(map(len, lenders), default=0)

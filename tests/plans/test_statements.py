@@ -11,7 +11,7 @@ import pytest
 
 import soniq.schema
 import soniq.store
-from soniq.db.render import render
+from soniq.db.render import render, with_dollars
 
 from .desk import Desk
 
@@ -75,6 +75,18 @@ def test_every_statement_can_be_prepared(desk: Desk) -> None:
         except Exception as error:
             refused[name] = str(error)
     assert not refused
+
+
+def test_every_statement_takes_texts_for_all_its_values(desk: Desk) -> None:
+    """So it runs on connections whose owner has codecs of their own for everything else."""
+    for name, text in STATEMENTS.items():
+        sql, names = with_dollars(text, "soniq")
+        desk.connection.execute(f"PREPARE p AS {sql}".encode())
+        row = desk.connection.execute(
+            "SELECT parameter_types::text[] FROM pg_prepared_statements WHERE name = 'p'"
+        ).fetchone()
+        assert row == (["text"] * len(names),), name
+        desk.connection.execute("DEALLOCATE p")
 
 
 @pytest.mark.parametrize("name", sorted(STATEMENTS))
