@@ -7,7 +7,6 @@ outside, over a connection that has nothing to do with the lender's.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,10 +22,6 @@ from soniq import (
     TransactionAborted,
     UnknownConnection,
 )
-from soniq.job.record import NewJob
-from soniq.policy.waking import Waking
-from soniq.steps import Atomic, Steps
-from soniq.store import jobs
 
 from .lender import Case, Lender, Oops, look, settled, terminate
 
@@ -74,6 +69,8 @@ async def as_the_first_statement_it_is_rolled_back_with_the_others(lender: Lende
         await lender.value("SELECT 1")
     async with lender.transaction(undo=True):
         await lender.enqueue()
+    async with lender.transaction(undo=True):  # nor is what opens a transaction where there is none
+        await lender.store_whole(1, 2)
     assert lender.stored() == []
 
 
@@ -191,27 +188,13 @@ async def outside_a_transaction_each_operation_commits_itself(lender: Lender) ->
 
 async def outside_a_transaction_what_must_be_whole_is(lender: Lender) -> None:
     await lender.commit_each()
-    database = lender.eq._database
     with pytest.raises(DatabaseError, match="duplicate key"):
-        await settled(database.run_on(lender.lent, whole, [new_job(lender, 1)] * 2))
+        await lender.store_whole(1, twice=True)
     assert lender.stored() == []
-    await settled(database.run_on(lender.lent, whole, [new_job(lender, n) for n in (2, 3)]))
+    await lender.store_whole(2, 3)
     assert lender.stored() == [2, 3]
     await lender.enqueue(4)
     assert lender.stored() == [2, 3, 4]
-
-
-def whole(made: list[NewJob]) -> Steps[None]:
-    def each() -> Steps[None]:
-        for job in made:
-            yield from jobs.enqueue(job, "auto", Waking(monotonic))
-
-    yield from Atomic(each())
-
-
-def new_job(lender: Lender, n: int) -> NewJob:
-    job: NewJob = lender.eq._app.builder.one(lender.task, (n,), {}, None, {})
-    return job
 
 
 async def the_wrong_database_is_refused(lender: Lender) -> None:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, ClassVar, TypeAlias, TypeVar
 from uuid import uuid4
 
@@ -19,6 +20,10 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from soniq import Soniq, SoniqSync
+from soniq.job.record import NewJob
+from soniq.policy.waking import Waking
+from soniq.steps import Atomic, Steps
+from soniq.store import jobs
 
 R = TypeVar("R")
 
@@ -124,6 +129,11 @@ class Lender(ABC):
     async def enqueue(self, n: Any = 1, **options: Any) -> str:
         return str(await settled(self.eq.enqueue(self.task, n, connection=self.lent, **options)))
 
+    async def store_whole(self, *numbers: int, twice: bool = False) -> None:
+        """Store jobs, all or none, by a statement for each; the second of the same fails."""
+        made = [self.eq._app.builder.one(self.task, (n,), {}, None, {}) for n in numbers]
+        await settled(self.eq._database.run_on(self.lent, whole, made * (1 + twice)))
+
     async def pid(self) -> int:
         return int(await self.value("SELECT pg_backend_pid()"))
 
@@ -137,6 +147,14 @@ Case: TypeAlias = Callable[[Lender], Coroutine[Any, Any, None]]
 
 
 def work(n: Any) -> None: ...
+
+
+def whole(made: list[NewJob]) -> Steps[None]:
+    def each() -> Steps[None]:
+        for job in made:
+            yield from jobs.enqueue(job, "auto", Waking(monotonic))
+
+    yield from Atomic(each())
 
 
 def without_loop(coroutine: Coroutine[Any, Any, R]) -> R:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import traceback
@@ -106,21 +107,27 @@ def test_an_asynchronous_connection_of_psycopg2_is_refused(eq: SoniqSync, place:
     connection.close()
 
 
-def test_what_django_will_not_have_is_told() -> None:
+def test_what_django_will_not_have_is_told(place: Place) -> None:
     code = """
-import asyncio, django
+import asyncio, django, json, sys
 from django.conf import settings
 sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-other = {"ENGINE": "django.db.backends.postgresql", "NAME": "nowhere"}
+other = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": json.loads(sys.argv[1])}
 settings.configure(DATABASES={"default": sqlite, "other": other})
 django.setup()
 from django.core.cache import cache
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from soniq import SoniqSync
 eq = SoniqSync("postgresql://")
 for lent in (connection, connections["default"], cache):
     try:
         eq.within(lent).list_jobs()
+    except Exception as error:
+        print(error)
+with transaction.atomic("other"):
+    transaction.set_rollback(True, "other")
+    try:
+        eq.within(connections["other"]).list_jobs()
     except Exception as error:
         print(error)
 async def main():
@@ -130,11 +137,13 @@ async def main():
         print(error)
 asyncio.run(main())
 """
-    said = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=50)
-    sqlite, again, cache, loop = said.splitlines()
+    command = [sys.executable, "-c", code, json.dumps(parts(place.url))]
+    said = subprocess.check_output(command, text=True, timeout=50)
+    sqlite, again, cache, failed, loop = said.splitlines()
     assert sqlite == again
     assert sqlite.startswith("What was passed leads to sqlite.")
     assert cache.startswith("What was passed leads to no database.")
+    assert failed.startswith("The transaction has failed before, within its atomic() block.")
     assert "sync_to_async()" in loop
 
 
