@@ -112,7 +112,9 @@ def test_what_django_will_not_have_is_told(place: Place) -> None:
 import asyncio, django, json, sys
 from django.conf import settings
 sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-other = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": json.loads(sys.argv[1])}
+options = json.loads(sys.argv[1])
+other = {"ENGINE": "django.db.backends.postgresql", "NAME": options.pop("dbname")}
+other["OPTIONS"] = options
 settings.configure(DATABASES={"default": sqlite, "other": other})
 django.setup()
 from django.core.cache import cache
