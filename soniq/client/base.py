@@ -106,7 +106,8 @@ class Base:
         """Give the same client bound to a connection: its operations happen in its transaction.
 
         Args:
-            connection: A psycopg connection or cursor of this client's colour. It stays the
+            connection: A connection or cursor of psycopg, or a connection or session of
+                SQLAlchemy, Django, asyncpg or psycopg2, of this client's colour. It stays the
                 caller's: it is never committed, rolled back or changed.
         """
         if connection is None:

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNER = Path(__file__).with_name("run_page.py")
@@ -27,7 +29,7 @@ def has_blocks(page: Path) -> bool:
 def read_page(page: Path, database_url: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([commands(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SONIQ_")}
-    environ |= {"SONIQ_DATABASE_URL": database_url, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    environ |= {"SONIQ_DATABASE_URL": as_url(database_url), "PATH": path, "PYTHONUNBUFFERED": "1"}
     environ["PYTHONPATH"] = str(REPOSITORY)
     return subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error::RuntimeWarning", str(RUNNER), str(page)],
@@ -39,6 +41,12 @@ def read_page(page: Path, database_url: str, folder: Path) -> subprocess.Complet
         timeout=55,
         check=False,
     )
+
+
+def as_url(conninfo: str) -> str:
+    """Write it as a URL: other libraries on the pages know nothing else."""
+    given = conninfo_to_dict(conninfo)
+    return f"postgresql:///{given.pop('dbname')}?{urlencode(given)}"
 
 
 def commands(folder: Path) -> str:
