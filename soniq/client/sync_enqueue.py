@@ -1,0 +1,247 @@
+"""Storing jobs through the sync client; `aio_enqueue.py` is its twin.
+
+Every method is a thin skin over an operation of `store/`. No event loop is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ..job.options import Seconds
+from ..job.record import NewJob
+from ..job.task import Call
+from ..steps import Steps
+from ..store import bulk, jobs
+from .base import Base, run_at_options
+from .building import Given, Target
+
+if TYPE_CHECKING:
+    from ..db.sync import Database
+
+Q = ParamSpec("Q")
+A = TypeVar("A")
+
+
+class SyncEnqueue(Base):
+    """The part of `SoniqSync` that stores jobs."""
+
+    def enqueue(
+        self,
+        target: Target,
+        /,
+        *values: Any,
+        args: Given | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        scheduled_at: datetime | None = None,
+        delay: Seconds | None = None,
+        tags: Sequence[str] | None = None,
+        connection: object = None,
+        **kwargs: Any,
+    ) -> str:
+        """Store a call of a task as a job; answer the job's id.
+
+        Args:
+            target: A task, a decorated function, a registered name, or a `TaskRef`.
+            *values: The task's arguments by place.
+            args: All of the task's arguments, by name or by place, instead of the other ways.
+            queue: Where the job goes.
+            priority: 1 (first) to 1000 (last).
+            scheduled_at: An aware moment before which it does not run.
+            delay: Seconds, or a timedelta, before which it does not run; by the server's clock.
+            tags: Words kept with the job.
+            connection: Store it in the transaction of this connection of yours.
+            **kwargs: The task's arguments by name.
+
+        Raises:
+            UnknownTask: The target is not known here.
+            UnknownOption: An option is also a parameter of the task.
+            InvalidOption: An option is out of range or of the wrong type.
+            InvalidArguments: The arguments do not fit the task, or are no JSON.
+            DatabaseError: The database refused or failed.
+        """
+        options = {
+            "queue": queue,
+            "priority": priority,
+            "scheduled_at": scheduled_at,
+            "delay": delay,
+            "tags": tags,
+            "connection": connection,
+        }
+        job = self._app.builder.one(target, values, kwargs, args, options)
+        return self._store(job, connection)
+
+    def schedule(
+        self,
+        target: Target,
+        /,
+        run_at: datetime | Seconds,
+        *values: Any,
+        args: Given | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        tags: Sequence[str] | None = None,
+        connection: object = None,
+        **kwargs: Any,
+    ) -> str:
+        """Store a call of a task as a job for later; answer the job's id.
+
+        Args:
+            target: As for `enqueue`, like everything else.
+            run_at: An aware moment, or a timedelta or seconds from now.
+            *values: The task's arguments by place.
+            args: All of the task's arguments, by name or by place, instead of the other ways.
+            queue: Where the job goes.
+            priority: 1 (first) to 1000 (last).
+            tags: Words kept with the job.
+            connection: Store it in the transaction of this connection of yours.
+            **kwargs: The task's arguments by name.
+
+        Raises:
+            UsageError: As for `enqueue`.
+            DatabaseError: The database refused or failed.
+        """
+        options = {
+            **run_at_options(run_at),
+            "queue": queue,
+            "priority": priority,
+            "tags": tags,
+            "connection": connection,
+        }
+        job = self._app.builder.one(target, values, kwargs, args, options)
+        return self._store(job, connection)
+
+    def enqueue_many(
+        self,
+        target: Target | Iterable[Call],
+        args_list: Iterable[Given] | None = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        scheduled_at: datetime | None = None,
+        delay: Seconds | None = None,
+        tags: Sequence[str] | None = None,
+        connection: object = None,
+    ) -> list[str]:
+        """Store many jobs, all or none; answer their ids in the order given.
+
+        Args:
+            target: As for `enqueue`; or, without `args_list`, calls: `[task.call(1), ...]`.
+            args_list: The arguments of each job, by name (a dict) or by place (a tuple).
+            queue: Where the jobs go.
+            priority: 1 (first) to 1000 (last).
+            scheduled_at: An aware moment before which they do not run.
+            delay: Seconds, or a timedelta, before which they do not run.
+            tags: Words kept with the jobs.
+            connection: Store them in the transaction of this connection of yours.
+
+        Raises:
+            UsageError: One of them cannot be stored; the message says which. None was.
+            DatabaseError: The database refused or failed.
+        """
+        options = {
+            "queue": queue,
+            "priority": priority,
+            "scheduled_at": scheduled_at,
+            "delay": delay,
+            "tags": tags,
+        }
+        first, more = self._app.builder.many(target, args_list, options)
+        lent = self._lent(connection)
+        notify = self._app.settings.notify
+        return self._run_on(lent, bulk.enqueue_many, first, more, notify, can_copy=lent is None)
+
+    def enqueue_stream(
+        self,
+        target: Target,
+        args_list: Iterable[Given],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        scheduled_at: datetime | None = None,
+        delay: Seconds | None = None,
+        tags: Sequence[str] | None = None,
+        connection: object = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Store any number of jobs, all or none, in little memory; answer how many.
+
+        Their arguments are asked for as the jobs before are sent, and no ids are kept. With a
+        connection of yours all jobs are made before the first is sent, so they take their memory.
+
+        Args:
+            target: A task, a decorated function, a registered name, or a `TaskRef`.
+            args_list: The arguments of each job, by name (a dict) or by place (a tuple); a
+                generator, for example.
+            queue: Where the jobs go.
+            priority: 1 (first) to 1000 (last).
+            scheduled_at: An aware moment before which they do not run.
+            delay: Seconds, or a timedelta, before which they do not run.
+            tags: Words kept with the jobs.
+            connection: Store them in the transaction of this connection of yours.
+            progress: Called now and then with the number sent so far.
+
+        Raises:
+            UsageError: One of them cannot be stored; the message says which. None was.
+            DatabaseError: The database refused or failed.
+        """
+        options = {
+            "queue": queue,
+            "priority": priority,
+            "scheduled_at": scheduled_at,
+            "delay": delay,
+            "tags": tags,
+        }
+        first, more = self._app.builder.many(target, args_list, options)
+        lent = self._lent(connection)
+        return self._run_on(
+            lent,
+            bulk.enqueue_stream,
+            first,
+            more,
+            self._app.settings.notify,
+            can_copy=lent is None,
+            progress=progress,
+        )
+
+    # -- within
+
+    @property
+    def _database(self) -> Database:
+        if "_opened" not in self.__dict__:
+            from ..db.sync import Database
+
+            # Not simply assigned: another thread may be quicker, and have opened its pool.
+            made = Database(self._app.settings, **self._connections)
+            self.__dict__.setdefault("_opened", made)
+        opened: Database = self.__dict__["_opened"]
+        return opened
+
+    def _lent(self, named: object = None) -> object | None:
+        """Choose what to run on: the connection named or bound to, the framework's, or None."""
+        if named is None:
+            named = self._connection
+        if named is None and self._app.ambient is not None:
+            named = self._app.ambient()
+        return named
+
+    def _run_on(
+        self,
+        connection: object,
+        operation: Callable[Q, Steps[A]],
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> A:
+        if connection is None:
+            return self._database.run(operation, *args, **kwargs)
+        return self._database.run_on(connection, operation, *args, **kwargs)
+
+    def _run(self, operation: Callable[Q, Steps[A]], *args: Q.args, **kwargs: Q.kwargs) -> A:
+        return self._run_on(self._lent(), operation, *args, **kwargs)
+
+    def _store(self, job: NewJob, connection: object = None) -> str:
+        lent = self._lent(connection)
+        notify, waking = self._app.settings.notify, self._app.waking
+        return self._run_on(lent, jobs.enqueue, job, notify, waking)
