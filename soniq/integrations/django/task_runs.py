@@ -49,15 +49,15 @@ def handler_of(task: Any, sender: type) -> Callable[..., Any]:
     async def arun(ctx: JobContext, **asked: Any) -> Any:
         earlier = await sync_to_async(_earlier)(ctx) if ctx.attempt > 1 else None
         result = _begun(task, ctx, asked, earlier)
-        await task_started.asend_robust(sender, task_result=result)
+        await _send(task_started, sender, result)
         try:
             raw = await task.func(*_arguments(task, result), **result.kwargs)
             _succeeded(result, raw)
         except BaseException as error:
             if _failed(result, ctx, error):
-                await task_finished.asend_robust(sender, task_result=result)
+                await _send(task_finished, sender, result)
             raise
-        await task_finished.asend_robust(sender, task_result=result)
+        await _send(task_finished, sender, result)
         return result.return_value
 
     handler: Any = arun if iscoroutinefunction(task.func) else run
@@ -66,6 +66,12 @@ def handler_of(task: Any, sender: type) -> Callable[..., Any]:
     handler.__qualname__ = task.func.__qualname__
     handler.django_function = task.func
     return handler  # type: ignore[no-any-return]
+
+
+async def _send(signal: Any, sender: type, result: TaskResult) -> None:
+    # Not by asend_robust(): on Django 6.0 it calls receivers in a task that does not have the error
+    # in sys.exc_info(), where Django's own receiver looks for it.
+    await sync_to_async(signal.send_robust)(sender, task_result=result)
 
 
 def _earlier(ctx: JobContext) -> Job | None:
