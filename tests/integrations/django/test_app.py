@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections, transaction
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 
-from soniq import UsageError
+from soniq import TransactionAborted, UsageError
 from soniq.integrations.django import config, soniq, soniq_sync
 from soniq.integrations.django.address import conninfo
 
@@ -88,6 +89,46 @@ def test_a_block_of_another_thread_is_not_joined(stored: Callable[[], int]) -> N
     assert stored() == 1
 
 
+def test_a_block_of_another_database_is_not_joined(stored: Callable[[], int]) -> None:
+    entries = connections.settings
+    entries["other"] = dict(connections["default"].settings_dict)
+    try:
+        with transaction.atomic(using="other"):
+            invoice.enqueue(1)
+            assert stored() == 1
+    finally:
+        connections["other"].close()
+        del connections["other"], entries["other"]
+
+
+def test_a_block_that_failed_is_told_and_rolls_back(stored: Callable[[], int]) -> None:
+    with transaction.atomic():
+        with suppress(Undo), transaction.atomic(savepoint=False):
+            raise Undo
+        with pytest.raises(TransactionAborted, match="atomic"):
+            invoice.enqueue(1)
+    assert stored() == 0
+
+
+async def _hop(function: Callable[[], Any]) -> Any:
+    return await sync_to_async(function, thread_sensitive=True)()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_enqueue_in_the_next_hop_joins_what_the_last_opened(
+    anyio_backend: str, stored: Callable[[], int]
+) -> None:
+    async with ThreadSensitiveContext():
+        block = transaction.atomic()
+        await _hop(block.__enter__)
+        await _hop(lambda: invoice.enqueue(1))
+        assert stored() == 0
+        await _hop(lambda: block.__exit__(None, None, None))
+        assert stored() == 1
+        await _hop(connections.close_all)
+
+
 def test_joining_can_be_switched_off(
     stored: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +143,19 @@ def test_a_connection_can_be_named(stored: Callable[[], int]) -> None:
         soniq_sync.enqueue(invoice, connection=connection, order_id=1)
         soniq_sync.within(connections["default"]).enqueue(invoice, order_id=2)
     assert stored() == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("path", ["/checkout", "/acheckout"])
+async def test_a_view_stores_both_or_neither_under_asgi(
+    anyio_backend: str, path: str, stored: Callable[[], int]
+) -> None:
+    assert (await AsyncClient().get(f"{path}/lamp")).status_code == 200
+    with pytest.raises(RuntimeError):
+        await AsyncClient().get(f"{path}/broken")
+    assert stored() == 1
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.mark.parametrize("path", ["/checkout", "/acheckout"])
