@@ -57,6 +57,7 @@ settings.configure(
     ALLOWED_HOSTS=["testserver"],
     SECRET_KEY="for tests",
     USE_TZ=True,
+    TIME_ZONE="UTC",
 )
 django.setup()
 connections["default"].client  # noqa: B018  has the backend imported, and its driver chosen

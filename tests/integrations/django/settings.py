@@ -9,6 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 SECRET_KEY = "not secret"
 ALLOWED_HOSTS = ["*"]
 USE_TZ = True
+TIME_ZONE = "UTC"  # Django sets the process to it, and so whatever other tests start
 DEBUG = False
 ROOT_URLCONF = "integrations.django.urls"
 INSTALLED_APPS = [
