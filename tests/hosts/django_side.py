@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from .cases import CASES
-from .lender import Case, Lender, Oops, Place, parts, without_loop
+from .lender import Case, Lender, Oops, Place, parts, stop_looking, without_loop
 
 driver = sys.argv[1]
 if driver == "psycopg2":
@@ -302,3 +302,4 @@ if __name__ == "__main__":
         for lender in LENDERS[driver]
     }
     json.dump(outcomes, sys.stdout)
+    stop_looking()

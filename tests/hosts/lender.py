@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, TypeAlias, TypeVar
 from uuid import uuid4
@@ -39,10 +40,12 @@ class Place:
     Attributes:
         url: One with Soniq's schema.
         elsewhere: One without.
+        folder: What the processes of a run of the suite share.
     """
 
     url: str
     elsewhere: str
+    folder: Path | None = None
 
 
 class Lender(ABC):
@@ -183,8 +186,17 @@ async def entered(manager: Any) -> AsyncIterator[Any]:
 
 def look(url: str, sql: str, *params: Any) -> list[tuple[Any, ...]]:
     """Ask a database from outside of whatever goes on."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(sql.encode(), params).fetchall()
+    if url not in _witnesses:
+        _witnesses[url] = psycopg.connect(url, autocommit=True)
+    return _witnesses[url].execute(sql.encode(), params).fetchall()
+
+
+_witnesses: dict[str, psycopg.Connection[Any]] = {}
+
+
+def stop_looking() -> None:
+    while _witnesses:
+        _witnesses.popitem()[1].close()
 
 
 def terminate(url: str, pid: int) -> None:
