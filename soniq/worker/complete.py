@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from ..db.aio import Session
+from ..db.session import Session
 from ..errors import AccessDenied, DatabaseError, TransientError
 from ..events import (
     Event,

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ..db.aio import Session
+from ..db.session import Session
 from ..errors import DatabaseError, TransientError
 from ..job.record import Claimed
 from ..policy import turns

@@ -12,7 +12,7 @@ from typing import TypeVar
 import anyio
 
 from .. import __version__
-from ..db.aio import Session
+from ..db.session import Session
 from ..errors import DatabaseError
 from ..events import WorkerFenced
 from ..steps import Query

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from ..db.aio import Session
+from ..db.session import Session
 from ..errors import AccessDenied, DatabaseError
 from ..store import leaders
 from .bench import Bench

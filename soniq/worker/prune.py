@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from ..db.aio import Session
+from ..db.session import Session
 from ..store import history
 from .bench import Bench
 

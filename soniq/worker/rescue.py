@@ -6,7 +6,7 @@ import time
 
 import anyio
 
-from ..db.aio import Session
+from ..db.session import Session
 from ..events import JobCancelled, JobDied, JobRescued
 from ..store import workers
 from ..store.workers import Rescued

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..db.aio import Session
+from ..db.session import Session
 from ..store import claims
 from .bench import Bench
 

@@ -7,7 +7,7 @@ import time
 
 import anyio
 
-from ..db.aio import Session
+from ..db.session import Session
 from ..errors import DatabaseError
 from ..store import claims
 from .bench import Bench

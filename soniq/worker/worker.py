@@ -8,8 +8,9 @@ from typing import Any
 
 import anyio
 
-from ..db.aio import Database, Session
+from ..db.aio import Database
 from ..db.listen import Listener
+from ..db.session import Session
 from ..errors import DatabaseError
 from ..events import Bus, Listening, WorkerStarted, WorkerStopped
 from ..job.hooks import Hooks

@@ -9,7 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from soniq.db.aio import Database, Session
+from soniq.db.aio import Database
+from soniq.db.session import Session
 from soniq.errors import ConnectionLost, DatabaseTimeout, ReadOnlyServer, SchemaMissing
 from soniq.settings import Settings
 from soniq.steps import Query

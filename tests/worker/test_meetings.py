@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from soniq import Soniq
-from soniq.db.aio import Session
+from soniq.db.session import Session
 from soniq.store import claims
 from soniq.worker.bench import Bench
 from soniq.worker.fetch import Fetcher
