@@ -1,25 +1,19 @@
-"""Take jobs from the queues: as many as there is room for, one statement for all of them."""
+"""Take jobs from the queues while there is room for them, and rest while there are none."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 from ..db.session import Session
 from ..errors import DatabaseError, TransientError
-from ..job.record import Claimed
-from ..policy import turns
-from ..steps import Query
 from ..store import claims, workers
 from .bench import Bench
+from .take import Taker
 
 log = logging.getLogger("soniq.worker")
-
-R = TypeVar("R")
 
 # While jobs come with shorter breaks than LULL for longer than BUSY, notifications are of no use:
 # enqueuers are spared them, and the worker claims every PAUSE until nothing came for LINGER.
@@ -31,16 +25,6 @@ PAUSE_SECONDS = 0.002
 PAUSE_OF_PACE = 1e-6
 LONGEST_PAUSE_SECONDS = 0.008
 LINGER_SECONDS = 0.05
-# How often a busy worker looks for queues that it does not know, and how far ahead it claims;
-# the second figures are for some time after jobs of several queues came: more will.
-LOOK_SECONDS = (0.05, 0.01)
-HORIZON_SECONDS = (0.1, 0.02)
-MIXED_SECONDS = 1.0
-# It looks less often where that takes long: for each queue it knows, and so many times what the
-# last look took. That was mostly the wait for its turn in a busy loop, so the factor is small.
-LOOK_LANE_SECONDS = 0.0005
-LOOK_REST = 2
-MOST_LOOK_SECONDS = 1.0
 # Jobs claimed ahead that found no slot for this long go back: another worker may be free.
 HOLD_SECONDS = 1.0
 # After going idle the first looks are quick: a job whose enqueuer saw us busy and commits only now
@@ -65,19 +49,11 @@ class Fetcher:
     def __init__(self, bench: Bench, session: Session, *, run_once: bool = False) -> None:
         self._bench = bench
         self._run_once = run_once
-        self._session = session
-        self._tasks = bench.registry.names()
-        self._lanes: list[str] = []
-        self._recent: list[str] = []
-        self._look_at = 0.0
-        self._barren = turns.Barren()
-        self._mixed_until = 0.0
+        self._taker = Taker(bench, session)
+        self._ask = self._taker.ask
         self._took_at = 0.0
         self._busy_since: float | None = None
-        self._stuck: list[str] = []
         self._warned: set[str] = set()
-        self._pace = Pace()
-        self._bytes = 0
         self.dry = False
         self.ended = False
 
@@ -107,17 +83,17 @@ class Fetcher:
 
     async def _round(self) -> None:
         bench = self._bench
-        if (room := self._room()) <= 0:
+        if (room := self._taker.room()) <= 0:
             await self._wait_for_room()
             return
         if bench.uncertain:
             await self.hand_back_forgotten(bench.known)
-        looked = time.monotonic() < self._look_at
-        if not self._lanes and not bench.idle and looked and await self._linger():
+        taker = self._taker
+        if not (taker.lanes or bench.idle) and taker.looked and await self._linger():
             return
         if not await self._take(room):
             await self._rest()
-        elif bench.idle and bench.listening and not self._lanes:
+        elif bench.idle and bench.listening and not taker.lanes:
             # Whatever else there were would have been notified.
             await self._wait_for_news(FIRST_NAP_SECONDS)
 
@@ -131,132 +107,11 @@ class Fetcher:
         if time.monotonic() - self._bench.fed_at >= HOLD_SECONDS:
             self._bench.hand_back()
 
-    async def _ask(self, query: Query[R]) -> list[R]:
-        return await self._session.run(query.__iter__)
-
-    def _room(self) -> int:
-        """Say how many jobs to claim; 0 while enough are at hand, or others would take them."""
-        bench, now = self._bench, time.monotonic()
-        if bench.fenced:
-            return 0
-        pace, horizon = self._pace.at(now, bench.finished), HORIZON_SECONDS[now < self._mixed_until]
-        ahead = turns.ahead(pace, cap=bench.settings.prefetch, horizon_seconds=horizon)
-        target = bench.free + ahead
-        at_hand = len(bench.ready)
-        # Claimed by halves: a claim of one job costs nearly what a claim of hundreds does.
-        bench.low = target // 2
-        if at_hand > bench.low:
-            return 0
-        with bench.hands:
-            held = size_of(bench.ready)
-        self._bytes = bench.settings.prefetch_bytes - held
-        heavy = 2 * self._bytes < bench.settings.prefetch_bytes
-        return max(0, bench.free - at_hand) if heavy else target - at_hand
-
-    # -- taking
-
     async def _take(self, room: int) -> bool:
-        """Claim from the queues known to have work, or from those a look finds."""
         self.dry = False
-        hinted = self._hear()
-        stale = time.monotonic() >= self._look_at
-        look_first = not self._lanes or (stale and not hinted)
-        if look_first:
-            await self._look()
-        came = await self._claim(room)
-        if not came and not look_first:
-            await self._look()
-            came = await self._claim(room)
-        if came:
+        if came := await self._taker.take(room):
             await self._note_busy()
         return came
-
-    async def _claim(self, room: int) -> bool:
-        """Claim until there is no room or no queue with work; answer if any job came."""
-        bench, came, asked = self._bench, False, self._lanes
-        while room > 0 and self._lanes and not bench.draining:
-            numbers = turns.shares(room, self._lanes)
-            if bench.worn.one_by_one:
-                numbers = dict([next(iter(numbers.items()))])
-            taken = await self._take_from(numbers)
-            bench.feed(taken)
-            room -= len(taken)
-            came = came or bool(taken)
-            counts = Counter(job.queue for job in taken)
-            self._learn(numbers, counts)
-            full = bool(taken) and self._fills_bytes(taken)
-            dry = () if full else [lane for lane in numbers if counts[lane] < numbers[lane]]
-            self._lanes = turns.after(self._lanes, numbers, dry=dry)
-            if full:
-                break
-        if came:
-            self._recent = asked
-        self._stuck = [] if came else asked
-        return came
-
-    def _learn(self, asked: Iterable[str], gave: Mapping[str, int]) -> None:
-        now = time.monotonic()
-        self._barren.learn(asked, gave, now)
-        if len(gave) > 1:
-            self._mixed_until = now + MIXED_SECONDS
-
-    async def _take_from(self, numbers: dict[str, int]) -> list[Claimed]:
-        bench, queue = self._bench, next(iter(numbers)) if len(numbers) == 1 else None
-        query = claims.claim(
-            bench.id,
-            numbers,
-            self._tasks,
-            slots=self._slots(sum(numbers.values())),
-            most_bytes=max(0, self._bytes),
-            above=None if queue is None else bench.worn.levels(queue),
-        )
-        began = time.monotonic()
-        taken = await self._ask(query)
-        seconds = time.monotonic() - began
-        if queue is None:
-            bench.worn.claimed_several(len(numbers), len(taken), seconds)
-        elif bench.worn.claimed(queue, taken, seconds):
-            bench.wake_sweep.ring()
-        return taken
-
-    def _slots(self, wanted: int) -> int | None:
-        """Say beyond how many jobs a claim is bounded by bytes; None if they cannot be too many."""
-        free = self._bench.free
-        largest = (wanted - free) * self._bench.settings.max_payload_bytes
-        return None if largest <= self._bytes else free
-
-    def _fills_bytes(self, taken: list[Claimed]) -> bool:
-        """Tell whether there may have been more jobs, but for the bound of bytes."""
-        self._bytes -= size_of(taken)
-        return self._bytes < self._bench.settings.max_payload_bytes
-
-    async def _look(self) -> None:
-        """Find the queues that have work; those not known come last in the round."""
-        began, served = time.monotonic(), self._bench.settings.queues
-        # Not at those known: a busy queue begins with the dead entries of the jobs just taken.
-        known = list(dict.fromkeys([*self._lanes, *self._bench.worn.queues]))
-        found: list[str] = []
-        if not served or set(served).difference(known):
-            found = await self._ask(claims.lanes(served, beside=known))
-        now = time.monotonic()
-        least = LOOK_SECONDS[now < self._mixed_until]
-        costs = max(LOOK_REST * (now - began), LOOK_LANE_SECONDS * len(known + found))
-        self._look_at = now + min(max(least, costs), MOST_LOOK_SECONDS)
-        self._barren.keep(found)
-        if self._lanes:  # there is work without the barren ones
-            found = [queue for queue in found if not self._barren.rests(queue, now)]
-        self._lanes = [*known, *found]
-
-    def _hear(self) -> bool:
-        """Add the queues that notifications named; answer whether they name all there can be."""
-        hints = self._bench.hints
-        named = [hint for hint in hints if hint != "*" and hint not in self._lanes]
-        everything = "*" in hints
-        hints.clear()
-        self._lanes += named
-        if everything:
-            self._look_at = 0.0
-        return bool(named) and not everything
 
     # -- nothing to do
 
@@ -281,7 +136,7 @@ class Fetcher:
             nap *= 2
             if nap > poll and not bench.leading:
                 await self._stage()
-            if await self._take(self._room()):
+            if await self._take(self._taker.room()):
                 return
 
     async def _stage(self) -> bool:
@@ -293,13 +148,9 @@ class Fetcher:
     async def _linger(self) -> bool:
         """After a busy time look a few times more before asking for notifications."""
         while time.monotonic() - self._took_at < LINGER_SECONDS and not self._bench.draining:
-            pause = min(self._pace.rate * PAUSE_OF_PACE, LONGEST_PAUSE_SECONDS)
+            pause = min(self._taker.pace * PAUSE_OF_PACE, LONGEST_PAUSE_SECONDS)
             await self._bench.wake_news.wait(max(PAUSE_SECONDS, pause))
-            if len(self._recent) == 1 and time.monotonic() < self._look_at:
-                self._lanes = list(self._recent)
-            else:
-                await self._look()
-            if await self._claim(self._room()):
+            if await self._taker.take_again():
                 await self._note_busy()
                 return True
         return False
@@ -316,7 +167,7 @@ class Fetcher:
         self._bench.idle = True
         self._busy_since = None
         await self._ask(workers.set_idle(self._bench.id, idle=True))
-        return await self._take(self._room())
+        return await self._take(self._taker.room())
 
     async def _note_busy(self) -> None:
         """Call notifications off when jobs come without a break."""
@@ -329,9 +180,10 @@ class Fetcher:
 
     async def _warn_of_unknown(self) -> None:
         """Say once per name that jobs wait for a task this worker does not have."""
-        if not self._stuck or self._bench.worn.queues:
+        stuck = self._taker.stuck
+        if not stuck or self._bench.worn.queues:
             return
-        for name in await self._ask(claims.unknown_tasks(self._stuck, self._tasks)):
+        for name in await self._ask(claims.unknown_tasks(stuck, self._taker.tasks)):
             if name not in self._warned:
                 self._warned.add(name)
                 log.warning(
@@ -339,31 +191,3 @@ class Fetcher:
                     "has it will run them. Import its module here if none does.",
                     name,
                 )
-
-
-def size_of(jobs: Iterable[Claimed]) -> int:
-    """Count the bytes of the arguments of jobs, as the database does."""
-    texts = (job.args for job in jobs)
-    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
-
-
-class Pace:
-    """How many attempts end per second, over the last moments.
-
-    Attributes:
-        rate: What `at` said last.
-    """
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._finished = 0
-        self.rate = 0.0
-
-    def at(self, now: float, finished: int) -> float:
-        """Return the present pace, given how many have ended so far."""
-        passed = now - self._since
-        if passed >= 0.02:
-            fresh = (finished - self._finished) / passed
-            self.rate = fresh if passed > 0.5 else (self.rate + fresh) / 2
-            self._since, self._finished = now, finished
-        return self.rate

@@ -17,7 +17,7 @@ from soniq.job import JobContext
 from soniq.job.record import JobStatus
 from soniq.job.task import TaskRef
 from soniq.store import claims
-from soniq.worker.fetch import size_of
+from soniq.worker.take import size_of
 
 from . import plain
 from .conftest import Ask, Seen, ended, eventually, idle, outside, run_once, working
