@@ -224,6 +224,7 @@ class Claimed(NamedTuple):
         tags: Still a JSON text.
         trace: The same.
         cancel_requested: Somebody asked to cancel it while it was handed back.
+        found_seconds: After how long its claim had found it, by the server's clock.
     """
 
     id: str
@@ -240,6 +241,7 @@ class Claimed(NamedTuple):
     tags: str | None
     trace: str | None
     cancel_requested: bool = False
+    found_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

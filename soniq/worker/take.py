@@ -154,7 +154,7 @@ class Taker:
         taken = await self.ask(query)
         seconds = time.monotonic() - began
         if queue is None:
-            bench.worn.claimed_several(len(numbers), len(taken), seconds)
+            bench.worn.claimed_several(len(numbers), taken, seconds)
         elif bench.worn.claimed(queue, taken, seconds):
             bench.wake_sweep.ring()
         return taken

@@ -17,10 +17,9 @@ from datetime import datetime, timedelta
 
 from ..job.record import Claimed
 
-# Slower than this beyond what its rows take, and a claim may be walking: some 5,000 dead entries.
+# A claim that has not found its first job by then may be walking: some 5,000 dead entries.
 SLOW_SECONDS = 0.002
-ROW_SECONDS = 0.00005
-# All of so many claims must be slow: one may wait for the disk or the processor.
+# All of so many claims must be slow: one may wait for the processor.
 CLAIMS = 8
 # Of claims so many times as slow, fewer tell: some 50,000 dead entries, or jobs of tasks that this
 # worker does not have.
@@ -63,7 +62,7 @@ class Worn:
 
     def claimed(self, queue: str, taken: Sequence[Claimed], seconds: float) -> bool:
         """Learn from a claim; answer whether the head has just been found worn."""
-        spent = seconds - ROW_SECONDS * len(taken)
+        spent = _walked(taken, seconds)
         if self._questions:
             self._questions -= 1
             if not (self._questions or self._levels):  # none is worn so far that it pays
@@ -80,10 +79,10 @@ class Worn:
         self._raise(queue, taken)
         return True
 
-    def claimed_several(self, queues: int, taken: int, seconds: float) -> None:
-        """Learn from a claim of so many queues that took so many jobs."""
+    def claimed_several(self, queues: int, taken: Sequence[Claimed], seconds: float) -> None:
+        """Learn from a claim of so many queues."""
         several = self._several
-        several.append(seconds - ROW_SECONDS * taken)
+        several.append(_walked(taken, seconds))
         slow = len(several) == CLAIMS and min(several) >= self._several_slow
         if slow and queues <= FEW_QUEUES:
             self._questions = 2 * CLAIMS * queues
@@ -91,7 +90,7 @@ class Worn:
 
     def swept(self, queue: str, taken: Sequence[Claimed], seconds: float) -> None:
         """Learn from a claim from the head of a worn queue: whether beginning above it pays."""
-        spent = seconds - ROW_SECONDS * len(taken)
+        spent = _walked(taken, seconds)
         if queue in self._above and spent < 2 * self._above[queue] + SLOW_SECONDS / 2:
             # The vacuum came, or the server is slow for another reason.
             self._slow = max(SLOW_SECONDS, 2 * spent)
@@ -110,3 +109,12 @@ class Worn:
         for job in taken:
             if job.scheduled_at > levels.get(job.priority, job.scheduled_at - MARGIN):
                 levels[job.priority] = job.scheduled_at
+
+
+def _walked(taken: Sequence[Claimed], seconds: float) -> float:
+    """Tell how long a claim looked for jobs.
+
+    A claim that found some has to be committed as well: that it waited for the disk, or its answer
+    for this process, says nothing of the queue's head.
+    """
+    return min((job.found_seconds for job in taken), default=seconds)

@@ -66,7 +66,7 @@ async def test_a_worn_queue_is_claimed_apart_from_others(app: Soniq) -> None:
 def _wear(worn: Worn, task: str) -> None:
     """Let a worker believe in jobs of the year 9000, behind a head that takes long to pass."""
     far = datetime(9000, 1, 1, tzinfo=UTC)
-    last = Claimed(new_id(), task, "default", "{}", 1, 4, 0, 100, far, far, *[None] * 3)
+    last = Claimed(new_id(), task, "default", "{}", 1, 4, 0, 100, far, far, *[None] * 3, False, 1.0)
     for _ in range(CLAIMS):
         worn.claimed("default", [last], 1.0)
     assert worn.queues == ["default"]
