@@ -14,6 +14,10 @@ MOST_PAUSE_SECONDS = 1.0
 # cost three times what many from one do.
 MOST_LANES = 32
 
+# Shallow queues that are asked beside the others, and for how long after they last gave a job.
+FEW_LANES = 8
+SHALLOW_SECONDS = 1.0
+
 
 def shares(wanted: int, lanes: Sequence[str]) -> dict[str, int]:
     """Split a claim over the queues whose turn it is, as evenly as whole jobs allow.
@@ -68,6 +72,29 @@ def ahead(finished_per_second: float, *, cap: int, horizon_seconds: float = 0.1)
         horizon_seconds: How far to look.
     """
     return max(0, min(cap, int(finished_per_second * horizon_seconds)))
+
+
+class Shallow:
+    """Queues that lately gave jobs, and fewer than were asked of them: a deep one is beside them.
+
+    A look finds their next job later than a claim that asks them at once.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def learn(self, asked: Mapping[str, int], gave: Mapping[str, int], now: float) -> None:
+        """Take in how many jobs queues gave, of those asked of them at a moment in seconds."""
+        for lane, number in gave.items():
+            if number < asked[lane]:
+                self._until[lane] = now + SHALLOW_SECONDS
+            else:
+                self._until.pop(lane, None)
+
+    def few(self, now: float) -> tuple[str, ...]:
+        """List them, if they are not too many to be asked each time."""
+        self._until = {lane: until for lane, until in self._until.items() if now < until}
+        return tuple(self._until) if len(self._until) <= FEW_LANES else ()
 
 
 class Barren:

@@ -358,6 +358,26 @@ def test_what_comes_later_from_another_queue_never_goes_before_the_first_of_each
     assert list(map(_queue, turns.deal([*dealt, *later], _queue)))[: len(firsts)] == firsts
 
 
+def test_a_queue_that_gave_less_than_was_asked_is_shallow_for_a_while() -> None:
+    shallow = turns.Shallow()
+    shallow.learn({"deep": 9, "a": 9, "b": 9}, {"deep": 9, "a": 8}, 10.0)
+    assert shallow.few(10.9) == ("a",)
+    assert shallow.few(11.0) == ()
+    shallow.learn({"a": 9}, {"a": 8}, 12.0)
+    shallow.learn({"a": 9}, {"a": 9}, 12.1)
+    assert shallow.few(12.1) == ()
+
+
+def test_many_shallow_queues_are_not_asked_each_time() -> None:
+    shallow = turns.Shallow()
+    some = [f"queue-{n}" for n in range(turns.FEW_LANES)]
+    shallow.learn(dict.fromkeys(some, 2), dict.fromkeys(some, 1), 10.0)
+    assert list(shallow.few(10.0)) == some
+    shallow.learn({"one more": 2}, {"one more": 1}, 10.5)
+    assert shallow.few(10.5) == ()
+    assert shallow.few(11.2) == ("one more",)
+
+
 def test_a_queue_that_gives_nothing_is_asked_less_and_less_often_until_it_gives() -> None:
     barren, now = turns.Barren(), 100.0
     pauses = []

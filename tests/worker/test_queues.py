@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import anyio
 import pytest
 
 from soniq import JobContext, Soniq
+from soniq.db.session import Session
 from soniq.job.ids import new_id
 from soniq.job.outcome import Interrupted
 from soniq.job.record import Claimed
+from soniq.policy import turns
+from soniq.worker import take
+from soniq.worker.take import Taker
 
 from .conftest import ended, hired, run_once, working
 
@@ -70,6 +75,49 @@ async def test_more_queues_than_a_claim_asks_are_all_served(app: Soniq) -> None:
         await app.enqueue_many(note.options(queue=name), [{}] * 3)
     await run_once(app)
     assert ran == Counter(dict.fromkeys(names, 3))
+
+
+@pytest.fixture
+async def taker(app: Soniq, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Taker]:
+    """What it learns of shallow queues, it keeps for longer than any test takes."""
+    monkeypatch.setattr(turns, "SHALLOW_SECONDS", 600.0)
+    monkeypatch.setattr(take, "MIXED_SECONDS", 600.0)
+    session = Session(app._database)
+    yield Taker(hired(app, concurrency=10, prefetch=500).bench, session)
+    await session.close()
+
+
+async def test_a_shallow_queue_is_asked_by_each_claim_without_a_look(
+    app: Soniq, taker: Taker
+) -> None:
+    """Its next job waited for a look, 10 ms at best, and for a claim after that."""
+    note, bench = app.job("note")(_note), taker._bench
+    taker.tasks = [note.name]
+    await app.enqueue_many(note.options(queue="deep"), [{}] * 50)
+    await app.enqueue(note.options(queue="shallow"))
+    assert await taker.take(taker.room())
+    taker._look_at = float("inf")
+    bench.ready.clear()
+    await app.enqueue(note.options(queue="shallow"))
+    assert await taker.take(taker.room())
+    assert Counter(job.queue for job in bench.ready) == {"deep": 10, "shallow": 1}
+
+
+async def test_less_is_claimed_ahead_while_a_queue_is_shallow(app: Soniq, taker: Taker) -> None:
+    """The claim after that is the next one to ask the shallow queue."""
+    note, bench = app.job("note")(_note), taker._bench
+    taker.tasks = [note.name]
+    bench.finished = 1_000_000_000
+    await anyio.sleep(0.03)  # a pace needs a time
+    assert taker.room() == 10 + 500
+    await app.enqueue_many(note.options(queue="deep"), [{}] * 50)
+    await app.enqueue(note.options(queue="shallow"))
+    assert await taker.take(10)
+    bench.ready.clear()
+    assert taker.room() == 10 + take.MOST_BESIDE_SHALLOW
+
+
+async def _note() -> None: ...
 
 
 async def test_a_busy_worker_finds_a_new_queue_long_before_its_own_is_empty(app: Soniq) -> None:
