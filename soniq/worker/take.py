@@ -28,8 +28,8 @@ LOOK_LANE_SECONDS = 0.0005
 LOOK_REST = 2
 MOST_LOOK_SECONDS = 1.0
 # Jobs claimed ahead where few queues are shallow: these are asked by each claim, and the sooner the
-# next one comes, the smaller claims are. It is 4 ms of the quickest jobs.
-MOST_BESIDE_SHALLOW = 120
+# next one comes, the smaller claims are. It is 2 ms of the quickest jobs.
+MOST_BESIDE_SHALLOW = 60
 
 
 class Taker:
