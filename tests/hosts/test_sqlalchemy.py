@@ -19,7 +19,7 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 
-from soniq import Soniq, SoniqSync, UnknownConnection
+from soniq import DatabaseTimeout, Soniq, SoniqSync, TransactionAborted, UnknownConnection
 from soniq.integrations.sqlalchemy import within
 
 from .lender import Place, look, parts, work
@@ -127,9 +127,23 @@ def test_a_session_of_several_databases_must_say_which(
     assert stored(place, queue) == 1
 
 
-def test_a_session_that_needs_a_rollback_says_so(eq: Soniq, engine: Any) -> None:
-    from soniq import TransactionAborted
+def test_a_pool_of_sqlalchemys_without_a_free_connection_is_a_timeout(
+    eq: Soniq, place: Place
+) -> None:
+    engine = create_engine(
+        "postgresql+psycopg://",
+        connect_args=parts(place.url),
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=0.1,
+    )
+    with engine.connect(), Session(engine) as session:
+        with pytest.raises(DatabaseTimeout, match="lent no connection"):
+            eq.sync.enqueue("work", 1, connection=session)
+    engine.dispose()
 
+
+def test_a_session_that_needs_a_rollback_says_so(eq: Soniq, engine: Any) -> None:
     with Session(engine) as session:
         session.add(Thing(id=1))
         with pytest.raises(Exception, match="things"):  # there is no such table

@@ -5,7 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
 from soniq import AsyncTask, Job, JobStatus, Soniq, SoniqSync, SyncTask, TaskRef
+from soniq.integrations.sqlalchemy import within
 from soniq.job import JobContext
 
 eq = Soniq(database_url="postgresql://localhost/myapp", concurrency=5)
@@ -104,3 +108,10 @@ async def before(ctx: JobContext) -> None: ...
 @sync.middleware
 def around(ctx: JobContext, call_next: object) -> object:
     return call_next
+
+
+async def with_sqlalchemy(session: Session, async_session: AsyncSession) -> None:
+    assert_type(within(eq, session), SoniqSync)
+    assert_type(within(sync, session), SoniqSync)
+    assert_type(within(eq, async_session), Soniq)
+    await eq.enqueue(bare, 1, connection=async_session)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from soniq import Soniq, SoniqSync
+from soniq.integrations.sqlalchemy import within
 from soniq.job import JobContext
 
 eq = Soniq()
@@ -32,6 +35,10 @@ def more_mistakes() -> None:
     with_context.enqueue("one")  # wrong
     with_context.enqueue(ctx=1, user_id=1)  # wrong
     print(sync.get_job("x").sttus)  # wrong
+
+
+def sync_client_and_async_session(session: AsyncSession) -> None:
+    within(sync, session)  # wrong
 
 
 @eq.job(quue="emails")  # wrong
