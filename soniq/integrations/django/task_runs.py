@@ -5,24 +5,61 @@
 
 from __future__ import annotations
 
+import logging
 from asyncio import CancelledError
 from collections.abc import Callable
 from inspect import iscoroutinefunction
+from threading import Thread
 from traceback import format_exception
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.db import connections
 from django.tasks.base import DEFAULT_TASK_BACKEND_ALIAS, TaskContext, TaskError, TaskResult
 from django.tasks.base import TaskResultStatus as Status
+from django.tasks.exceptions import TaskResultDoesNotExist
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 from django.utils.json import normalize_json
 
+from ...errors import SoniqError
+from ...events import JobDied
 from ...job.context import JobContext
 from ...job.outcome import Raised, Signal
 from ...job.record import Job
 from ...policy.lifecycle import Bury, Drop, judge
-from .task_results import errors_of, first_start, moment, placed, workers_of
+from ...worker.attempt import Why
+from .task_results import errors_of, first_start, moment, placed, result_of, workers_of
+
+log = logging.getLogger("soniq.worker")
+
+# Jobs whose failure was signalled where it happened, until their death is written.
+_said: set[str] = set()
+
+
+def tell_of_deaths(client: Any) -> None:
+    """Send `task_finished` also for tasks that could not: out of time, or with a lost worker."""
+
+    def died(event: JobDied) -> None:
+        task = client.registry.find(event.task)
+        sender = getattr(getattr(task, "function", None), "django_sender", None)
+        if event.job_id in _said:
+            _said.discard(event.job_id)
+        elif sender is not None:
+            # Receivers may use the database, and an event comes where nobody may wait.
+            Thread(target=_tell, args=(client, sender, event.job_id)).start()
+
+    client.bus.subscribe(JobDied, died)
+
+
+def _tell(client: Any, sender: type, job_id: str) -> None:
+    try:
+        result = result_of(client.sync.get_job(job_id))
+        task_finished.send_robust(sender, task_result=result)
+    except (SoniqError, TaskResultDoesNotExist):
+        log.exception("nobody was told that the task of job %s has failed", job_id)
+    finally:
+        connections.close_all()
 
 
 def handler_of(task: Any, sender: type) -> Callable[..., Any]:
@@ -38,13 +75,14 @@ def handler_of(task: Any, sender: type) -> Callable[..., Any]:
         task_started.send_robust(sender, task_result=result)
         try:
             raw = task.func(*_arguments(task, result), **result.kwargs)
-            _succeeded(result, raw)
+            in_time = _succeeded(result, ctx, raw)
         except BaseException as error:
             if _failed(result, ctx, error):
                 task_finished.send_robust(sender, task_result=result)
             raise
-        task_finished.send_robust(sender, task_result=result)
-        return result.return_value
+        if in_time:
+            task_finished.send_robust(sender, task_result=result)
+        return result._return_value
 
     async def arun(ctx: JobContext, **asked: Any) -> Any:
         earlier = await sync_to_async(_earlier)(ctx) if ctx.attempt > 1 else None
@@ -52,19 +90,21 @@ def handler_of(task: Any, sender: type) -> Callable[..., Any]:
         await _send(task_started, sender, result)
         try:
             raw = await task.func(*_arguments(task, result), **result.kwargs)
-            _succeeded(result, raw)
+            in_time = _succeeded(result, ctx, raw)
         except BaseException as error:
             if _failed(result, ctx, error):
                 await _send(task_finished, sender, result)
             raise
-        await _send(task_finished, sender, result)
-        return result.return_value
+        if in_time:
+            await _send(task_finished, sender, result)
+        return result._return_value
 
     handler: Any = arun if iscoroutinefunction(task.func) else run
     # The name of the task in errors and logs; `module` is where a process for jobs finds it.
     handler.__module__ = task.func.__module__
     handler.__qualname__ = task.func.__qualname__
     handler.django_function = task.func
+    handler.django_sender = sender
     return handler  # type: ignore[no-any-return]
 
 
@@ -106,11 +146,14 @@ def _arguments(task: Any, result: TaskResult) -> list[Any]:
     return [*context, *result.args]
 
 
-def _succeeded(result: TaskResult, raw: Any) -> None:
+def _succeeded(result: TaskResult, ctx: JobContext, raw: Any) -> bool:
+    """Note what a task returned; tell whether it was in time, for it counts as failed if not."""
     if isinstance(raw, Signal):
         raise raw
     _set(result, _return_value=normalize_json(raw))
     _set(result, status=Status.SUCCESSFUL, finished_at=timezone.now())
+    run: Any = ctx.run
+    return run.why is not Why.TIMEOUT
 
 
 def _failed(result: TaskResult, ctx: JobContext, error: BaseException) -> bool:
@@ -130,6 +173,7 @@ def _failed(result: TaskResult, ctx: JobContext, error: BaseException) -> bool:
         _set(result, status=Status.READY)
         return False
     _set(result, status=Status.FAILED, finished_at=timezone.now())
+    _said.add(ctx.job_id)
     return True
 
 

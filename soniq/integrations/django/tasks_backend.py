@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from django.apps import apps
@@ -27,7 +28,7 @@ from ...client.options import JobOptions, task_options
 from ...errors import JobNotFound, UsageError
 from ...job.task import Task as SoniqsTask
 from .task_results import result_of
-from .task_runs import handler_of
+from .task_runs import handler_of, tell_of_deaths
 
 # What `@task(...)` takes beside Django's own, from Django 6.1 on; OPTIONS takes the same for all.
 OPTIONS = (
@@ -147,6 +148,7 @@ class SoniqBackend(BaseTaskBackend):
     def _declare(self, task: Any) -> None:
         client, options = _client(), self._options(task)
         with _declaring:
+            _tell_of_deaths_once()
             known = client.registry.find(task.module_path)
             if known is None or getattr(known.function, "django_function", None) is not task.func:
                 client.job(name=task.module_path, **options)(handler_of(task, type(self)))
@@ -194,6 +196,13 @@ def soniqs_priority(priority: int) -> int:
 
 def _aware(moment: Any) -> Any:
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
+
+
+@cache
+def _tell_of_deaths_once() -> None:
+    from .clients import client
+
+    tell_of_deaths(client())
 
 
 def _client() -> Any:

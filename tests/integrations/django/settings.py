@@ -63,4 +63,9 @@ TASKS = {
         "QUEUES": ["reports"],
         "OPTIONS": {"max_retries": 1, "retry_delay": 0},
     },
+    "hurried": {
+        "BACKEND": "soniq.integrations.django.SoniqBackend",
+        "QUEUES": [],
+        "OPTIONS": {"timeout": 0.2},
+    },
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from django.tasks.signals import task_enqueued, task_finished, task_started
 from django.test import override_settings
 from django.utils import timezone
 
+from soniq import JobTimeout
 from soniq.integrations.django import SoniqBackend, soniq_sync
 from soniq.integrations.django.tasks_backend import soniqs_priority
 
@@ -150,8 +152,8 @@ def test_a_failure_is_told_with_its_error(name: str, caplog: pytest.LogCaptureFi
     assert "raise LookupError" in error.traceback
     with pytest.raises(ValueError, match="failed"):
         assert result.return_value
-    (record,) = (each for each in caplog.records if each.levelno == logging.ERROR)
-    assert record.name == "django.tasks"
+    told = [each for each in caplog.records if each.name == "django.tasks"]
+    (record,) = (each for each in told if each.levelno == logging.ERROR)
     assert record.exc_info is not None
     assert record.exc_info[0] is LookupError
 
@@ -214,6 +216,26 @@ def test_signals_are_sent_by_the_backends_class(name: str) -> None:
     with heard() as told:
         ended(tasks.fail.enqueue("luck"))
     assert told[-1] == ("finished", "FAILED", SoniqBackend)
+
+
+@pytest.mark.parametrize("name", ["asleep", "late"])
+def test_a_task_that_ran_out_of_time_is_told_as_failed(name: str) -> None:
+    result = getattr(tasks, name).enqueue()
+    finished = threading.Event()
+
+    def hear(**kwargs: Any) -> None:
+        finished.set()
+
+    with heard() as told:
+        task_finished.connect(hear)
+        try:
+            work()
+            assert finished.wait(30)
+        finally:
+            task_finished.disconnect(hear)
+    assert [each[:2] for each in told] == [("started", "RUNNING"), ("finished", "FAILED")]
+    result.refresh()
+    assert [error.exception_class for error in result.errors] == [JobTimeout]
 
 
 def test_a_broken_receiver_harms_no_task(caplog: pytest.LogCaptureFixture) -> None:

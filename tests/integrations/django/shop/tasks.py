@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import django
 
 if django.VERSION >= (6, 0):
@@ -83,6 +86,14 @@ if django.VERSION >= (6, 0):
     @task
     async def count_orders() -> int:
         return await sync_to_async(Order.objects.count)()
+
+    @task(backend="hurried")
+    async def asleep() -> None:
+        await asyncio.sleep(60)
+
+    @task(backend="hurried")
+    def late() -> None:
+        time.sleep(0.5)
 
     @task
     def exit_process() -> None:
