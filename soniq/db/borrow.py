@@ -54,6 +54,14 @@ class Kind:
         return isinstance(connection, classes)
 
 
+class AliasKind(Kind):
+    """The name of a connection, in a framework that keeps them by name."""
+
+    def takes(self, connection: object) -> bool:
+        """Tell whether it may be such a name."""
+        return isinstance(connection, str) and self.module in sys.modules
+
+
 def register(kind: Kind) -> None:
     """Teach the drivers a further kind of connection; the latest is asked first."""
     if kind not in _KINDS:
@@ -205,6 +213,14 @@ _KINDS: list[Kind] = [
         ("ConnectionProxy",),
         sync=f"{_DJANGO}:DjangoHost",
         aio=f"{_DJANGO}:AsyncDjangoHost",
+        asyncio_only=True,
+    ),
+    AliasKind(
+        "the alias of one",
+        "django.db.utils",
+        (),
+        sync=f"{_DJANGO}:alias_host",
+        aio=f"{_DJANGO}:async_alias_host",
         asyncio_only=True,
     ),
     Kind(

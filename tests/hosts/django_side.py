@@ -155,6 +155,14 @@ class OfAlias(OfConnection):
         return connections[self.alias]
 
 
+class ByAlias(OfConnection):
+    title = "alias"
+
+    @property
+    def lent(self) -> Any:
+        return self.alias
+
+
 class OfPool(OfAlias):
     title = "connections[alias], pool"
     here, there = "pooled", "pooled elsewhere"
@@ -281,8 +289,8 @@ urlpatterns = [
 ]
 
 LENDERS: dict[str, list[type[OfConnection]]] = {
-    "psycopg": [OfConnection, OfAlias, OfPool, InView, InAsgiView, InOneHop, InAsyncView],
-    "psycopg2": [OfConnection, OfAlias, InView, InAsgiView, InOneHop, InAsyncView],
+    "psycopg": [OfConnection, OfAlias, ByAlias, OfPool, InView, InAsgiView, InOneHop, InAsyncView],
+    "psycopg2": [OfConnection, OfAlias, ByAlias, InView, InAsgiView, InOneHop, InAsyncView],
 }
 
 

@@ -146,6 +146,24 @@ class AsyncDjangoHost(AsyncHost):
         return done
 
 
+def alias_host(alias: str, schema: str) -> Host:
+    """Make the host of the connection that DATABASES has by a name."""
+    return DjangoHost(_by_alias(alias), schema)
+
+
+def async_alias_host(alias: str, schema: str) -> AsyncHost:
+    """Make the same for async code."""
+    return AsyncDjangoHost(_by_alias(alias), schema)
+
+
+def _by_alias(alias: str) -> Any:
+    if alias not in (known := list(connections)):
+        raise UnknownConnection(
+            f"DATABASES has no {alias!r}. Pass one of {', '.join(known)}, or a connection."
+        )
+    return connections[alias]
+
+
 def _check(connection: Any) -> None:
     vendor = getattr(connection, "vendor", None)
     if vendor != "postgresql":

@@ -22,6 +22,7 @@ TITLES = {
     "psycopg": [
         "connection",
         "connections[alias]",
+        "alias",
         "connections[alias], pool",
         "connection, view",
         "connection, sync view under ASGI",
@@ -31,6 +32,7 @@ TITLES = {
     "psycopg2": [
         "connection",
         "connections[alias]",
+        "alias",
         "connection, view",
         "connection, sync view under ASGI",
         "connection, async view, one hop",
