@@ -224,7 +224,7 @@ class Claimed(NamedTuple):
         tags: Still a JSON text.
         trace: The same.
         cancel_requested: Somebody asked to cancel it while it was handed back.
-        found_seconds: After how long its claim had found it, by the server's clock.
+        found_seconds: After how long its claim had found the first job, by the server's clock.
     """
 
     id: str

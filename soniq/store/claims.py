@@ -55,11 +55,12 @@ _TAKE: LiteralString = """
         state = 'processing', attempt = j.attempt + 1, worker_id = CAST(%(worker)s AS uuid),
         started_at = statement_timestamp()"""
 
+# The last is asked in a SELECT of its own, which is run once, for the first row.
 _TAKEN: LiteralString = """
     RETURNING CAST(j.id AS text), j.task, j.queue, CAST(j.args AS text), j.attempt,
         j.max_attempts, j.snoozes, j.priority, j.scheduled_at, j.created_at, j.timeout_seconds,
         CAST(to_jsonb(j.tags) AS text), CAST(j.trace AS text), j.cancel_requested,
-        CAST(extract(epoch FROM clock_timestamp() - statement_timestamp()) AS float8)"""
+        (SELECT date_part('epoch', clock_timestamp() - statement_timestamp()))"""
 
 # The rows are found in the order of the index jobs_claim, and updated by primary key through an
 # array, because a join would leave the choice of a plan to statistics that are always wrong here.
