@@ -188,7 +188,8 @@ def test_the_admin_shows_jobs_and_replays_letters(
     browser = Browser(port)
     with running(SERVE, folder, environment):
         until(browser.serves)
-        browser.get("/admin/login/")
+        page = browser.get("/admin/login/")
+        assert browser.get(re.search(r'href="(/static/[^"]+base.css)"', page)[1])
         assert "Background jobs" in browser.post(
             "/admin/login/?next=/admin/", username="ann", password="secret"
         )
