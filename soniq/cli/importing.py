@@ -38,13 +38,17 @@ def load_attribute(module: ModuleType, path: str) -> Any:
     """Follow a dotted path into a module.
 
     Raises:
-        AppNotFound: A step of it is not there.
+        AppNotFound: A step of it is not there, or cannot be made.
     """
     value: Any = module
     for name in path.split("."):
-        if not hasattr(value, name):
-            raise AppNotFound(f"There is no {path!r} in {module.__name__} ({module.__file__}).")
-        value = getattr(value, name)
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            where = f"{module.__name__} ({module.__file__})"
+            raise AppNotFound(f"There is no {path!r} in {where}.") from None
+        except Exception as error:  # it may be made when it is asked for
+            raise AppNotFound(_failed(f"{module.__name__}:{path}", error)) from error
     return value
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -55,8 +56,31 @@ def soniq() -> None:
     """Background jobs on the PostgreSQL your application already has."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and end the process with its exit code."""
+def main(arguments: Sequence[str] | None = None, *, application: str | None = None) -> NoReturn:
+    """Run the command line and end the process with its exit code.
+
+    Args:
+        arguments: The process's unless given.
+        application: The one that is meant where nothing else names one.
+    """
+    with _default(application):
+        sys.exit(_run(arguments))
+
+
+@contextmanager
+def _default(application: str | None) -> Iterator[None]:
+    """Name an application in the environment, so that processes started from here find it too."""
+    if application is None or "SONIQ_APP" in os.environ:
+        yield
+        return
+    os.environ["SONIQ_APP"] = application
+    try:
+        yield
+    finally:
+        del os.environ["SONIQ_APP"]
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     state = State()
     try:
         answer = soniq.main(arguments, prog_name="soniq", standalone_mode=False, obj=state)
@@ -72,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _refuse(error)
     except Exception as error:  # noqa: BLE001 - the last resort of a process
         code = _explain(error, debug=state.debug)
-    sys.exit(code)
+    return code
 
 
 def _refuse(error: click.ClickException) -> int:

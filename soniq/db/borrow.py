@@ -55,11 +55,13 @@ class Kind:
 
 
 class AliasKind(Kind):
-    """The name of a connection, in a framework that keeps them by name."""
+    """The name of a connection, in a project of Django's, which keeps them by name."""
 
     def takes(self, connection: object) -> bool:
         """Tell whether it may be such a name."""
-        return isinstance(connection, str) and self.module in sys.modules
+        conf = sys.modules.get("django.conf")
+        configured = conf is not None and conf.settings.configured
+        return isinstance(connection, str) and configured and self.module in sys.modules
 
 
 def register(kind: Kind) -> None:

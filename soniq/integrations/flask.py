@@ -243,11 +243,10 @@ def _command() -> click.Command:
         from ..cli.main import main
 
         script = context.ensure_object(ScriptInfo)
-        # By the environment, so that processes it starts find the same.
+        # By the environment, so that processes for jobs make the same.
         if script.app_import_path:
             os.environ["FLASK_APP"] = str(script.app_import_path)
-        os.environ.setdefault("SONIQ_APP", APPLICATION)
         with script.load_app().app_context():
-            main(arguments)
+            main(arguments, application=APPLICATION)
 
     return soniq

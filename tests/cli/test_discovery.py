@@ -144,6 +144,14 @@ def test_a_module_that_fails_is_told_by_file_and_line(bare: Shell, text: str, sa
     assert "Traceback" in bare("enqueue", "???", "--debug", code=1).stderr
 
 
+def test_a_name_that_is_made_when_it_is_asked_for_may_fail(bare: Shell) -> None:
+    """As a project of Django's without its settings: that was not foreseen."""
+    bare.write(lazy="def __getattr__(name):\n    raise RuntimeError('no settings')\n")
+    said = refusal(bare, "--app", "lazy:eq")
+    assert "lazy:eq cannot be imported:" in said
+    assert "lazy.py, line 2: RuntimeError: no settings" in said
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

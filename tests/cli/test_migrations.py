@@ -55,7 +55,7 @@ def run(*command: str, folder: Path = ROOT, **environment: str) -> subprocess.Co
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **environment},
+        env={**plain(), "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", **environment},
         capture_output=True,
         text=True,
         timeout=100,
@@ -63,6 +63,11 @@ def run(*command: str, folder: Path = ROOT, **environment: str) -> subprocess.Co
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def plain() -> dict[str, str]:
+    """The environment without what other tests of this process left there."""
+    return {n: v for n, v in os.environ.items() if not n.startswith(("SONIQ_", "DJANGO_"))}
 
 
 def address(url: str) -> str:
@@ -143,6 +148,7 @@ def test_the_schema_and_what_is_followed_are_as_asked() -> None:
 def test_a_form_must_be_said() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "soniq", "migrations", "export"],
+        env=plain(),
         capture_output=True,
         text=True,
         check=False,

@@ -121,7 +121,7 @@ from django.core.cache import cache
 from django.db import connection, connections, transaction
 from soniq import SoniqSync
 eq = SoniqSync("postgresql://")
-for lent in (connection, connections["default"], cache, "nowhere"):
+for lent in (connection, connections["default"], cache, "nowhere", "postgresql://u:secret@h"):
     try:
         eq.within(lent).list_jobs()
     except Exception as error:
@@ -141,11 +141,12 @@ asyncio.run(main())
 """
     command = [sys.executable, "-c", code, json.dumps(parts(place.url))]
     said = subprocess.check_output(command, text=True, timeout=50)
-    sqlite, again, cache, nowhere, failed, loop = said.splitlines()
+    sqlite, again, cache, nowhere, url, failed, loop = said.splitlines()
     assert sqlite == again
     assert sqlite.startswith("What was passed leads to sqlite.")
     assert cache.startswith("What was passed leads to no database.")
     assert nowhere.startswith("DATABASES has no 'nowhere'. Pass one of default, other, or")
+    assert url.startswith("DATABASES has no such alias.")
     assert failed.startswith("The transaction has failed before, within its atomic() block.")
     assert "sync_to_async()" in loop
 

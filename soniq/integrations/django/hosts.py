@@ -158,8 +158,9 @@ def async_alias_host(alias: str, schema: str) -> AsyncHost:
 
 def _by_alias(alias: str) -> Any:
     if alias not in (known := list(connections)):
+        what = repr(alias) if alias.isidentifier() else "such alias"  # a URL has a password
         raise UnknownConnection(
-            f"DATABASES has no {alias!r}. Pass one of {', '.join(known)}, or a connection."
+            f"DATABASES has no {what}. Pass one of {', '.join(known)}, or a connection."
         )
     return connections[alias]
 

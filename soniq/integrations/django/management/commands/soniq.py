@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import REMAINDER
 from typing import Any, NoReturn
 
@@ -44,9 +43,7 @@ def run(arguments: list[str]) -> NoReturn:
     """Run the command line for this project's application."""
     from soniq.cli.main import main
 
-    # By the environment, so that processes it starts find the same.
-    os.environ.setdefault("SONIQ_APP", APPLICATION)
-    main(arguments)
+    main(arguments, application=APPLICATION)
 
 
 def _ours(arguments: list[str]) -> list[str]:
