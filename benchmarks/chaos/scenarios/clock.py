@@ -72,7 +72,9 @@ def _step(now: Path, by: str) -> None:
 
 def _delay(stand: Stand, key: str) -> None:
     with SoniqSync(database_url=stand.url, enqueue_validation="none") as app:
-        job = app.enqueue(TaskRef("note"), key=key, seconds=0, delay=DELAY_SECONDS)
+        # Before the others: how long those wait is not what this is about.
+        note = TaskRef("note")
+        job = app.enqueue(note, key=key, seconds=0, delay=DELAY_SECONDS, priority=1)
     stand.ledger.note("ack", key=key, job=job)
 
 
