@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from clients.colour import settled
 
 from soniq import (
     ConnectionLost,
@@ -23,7 +24,7 @@ from soniq import (
     UnknownConnection,
 )
 
-from .lender import Case, Lender, Oops, look, settled, terminate
+from .lender import Case, Lender, Oops, look, terminate
 
 # What a library, an adapter or a placeholder might stumble over.
 ODD = "100% :n ::x %(n)s $1 ? {soniq} 'q' \"d\" back\\slash \t\n é 漢 🐘"

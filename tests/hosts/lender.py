@@ -7,10 +7,9 @@ as Django insists on.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from uuid import uuid4
 
 import psycopg
+from clients.colour import settled
 from psycopg.conninfo import conninfo_to_dict
 
 from soniq import Soniq, SoniqSync
@@ -168,20 +168,6 @@ def without_loop(coroutine: Coroutine[Any, Any, R]) -> R:
         return answer
     coroutine.close()
     raise AssertionError("a case of a sync lender waits for something")
-
-
-async def settled(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
-
-
-@asynccontextmanager
-async def entered(manager: Any) -> AsyncIterator[Any]:
-    if hasattr(manager, "__aenter__"):
-        async with manager as value:
-            yield value
-    else:
-        with manager as value:
-            yield value
 
 
 def look(url: str, sql: str, *params: Any) -> list[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ class ApplySoniq(Operation):
     """
 
     reduces_to_sql = True
-    reversible = False  # it would take the jobs with it
+    reversible = False  # it would take the jobs with it: DROP SCHEMA ... CASCADE, by hand
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -40,12 +40,6 @@ class ApplySoniq(Operation):
             schema_editor.collected_sql += _lines(self.name, sync.settings.schema)
         else:
             sync.within(schema_editor.connection)._run(migrate.apply, self.name)
-
-    def database_backwards(
-        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
-    ) -> None:
-        """Refuse: Django does before it comes here."""
-        raise NotImplementedError("Soniq's tables are dropped by hand: DROP SCHEMA soniq CASCADE.")
 
     def describe(self) -> str:
         """Name it in the output of `migrate --plan`."""

@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import psycopg
+from clients.colour import entered, settled
 from psycopg.adapt import Dumper, Loader
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from ..lender import Lender, entered, settled
+from ..lender import Lender
 
 
 class Whispering(Loader):

@@ -9,6 +9,7 @@ import flask
 import flask_sqlalchemy
 import sqlmodel
 import sqlmodel.ext.asyncio.session
+from clients.colour import entered, settled
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
@@ -18,7 +19,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from ..lender import Lender, entered, parts, settled
+from ..lender import Lender, parts
 
 # Where a caller streams long answers, a short one is asked for like this.
 AT_ONCE = {"stream_results": False, "yield_per": None}
