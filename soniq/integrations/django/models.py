@@ -122,6 +122,13 @@ class Queue(models.Model):
     paused = models.BooleanField()
     paused_until = models.DateTimeField(null=True)
     changed_at = models.DateTimeField()
+    concurrency = models.IntegerField(null=True)
+    rate_count = models.IntegerField(null=True)
+    rate_seconds = models.FloatField(null=True)
+    rate_burst = models.IntegerField(null=True)
+    max_depth = models.IntegerField(null=True)
+    on_full = models.TextField(null=True)
+    aging_seconds = models.FloatField(null=True)
 
     class Meta:
         """Its table."""
