@@ -27,6 +27,8 @@ FAR = 10
 FEW_CLAIMS = 2
 # Of more queues than these it is not asked which is worn: it takes so many claims of each.
 FEW_QUEUES = 8
+# Being asked, a queue need not be as slow: the others' heads are walked in the same claims.
+ASKED_SLOW = 0.75
 # Below the last job taken: a job's moment is that of its enqueue's begin, not of its commit.
 MARGIN = timedelta(seconds=0.5)
 
@@ -44,6 +46,7 @@ class Worn:
         self._several: deque[float] = deque(maxlen=CLAIMS)
         self._several_slow = SLOW_SECONDS
         self._questions = 0
+        self._enough = 0.0  # for all queues of the last question to be worn
 
     @property
     def queues(self) -> list[str]:
@@ -66,7 +69,7 @@ class Worn:
         if self._questions:
             self._questions -= 1
             if not (self._questions or self._levels):  # none is worn so far that it pays
-                self._several_slow = 1.5 * min(self._several)
+                self._several_slow = self._next_question()
         if queue in self._levels:
             self._above[queue] = min(self._above.get(queue, spent), spent)
             self._raise(queue, taken)
@@ -86,6 +89,7 @@ class Worn:
         slow = len(several) == CLAIMS and min(several) >= self._several_slow
         if slow and queues <= FEW_QUEUES:
             self._questions = 2 * CLAIMS * queues
+            self._enough = queues * SLOW_SECONDS
             self._head.clear()
 
     def swept(self, queue: str, taken: Sequence[Claimed], seconds: float) -> None:
@@ -99,10 +103,19 @@ class Worn:
         else:
             self._raise(queue, taken)
 
+    def _next_question(self) -> float:
+        """Choose how slow claims of several queues must be to be asked about again.
+
+        By a half slower than now, but not beyond the time at which every queue may be worn.
+        """
+        now = min(self._several)
+        return min(1.5 * now, self._enough) if now < self._enough else 1.5 * now
+
     def _is_slow(self, head: Sequence[float]) -> bool:
+        slow = self._slow * (ASKED_SLOW if self._questions else 1)
         last = list(head)[-FEW_CLAIMS:]
-        far = len(last) == FEW_CLAIMS and min(last) >= FAR * self._slow
-        return far or (len(head) == CLAIMS and min(head) >= self._slow)
+        far = len(last) == FEW_CLAIMS and min(last) >= FAR * slow
+        return far or (len(head) == CLAIMS and min(head) >= slow)
 
     def _raise(self, queue: str, taken: Sequence[Claimed]) -> None:
         levels = self._levels[queue]

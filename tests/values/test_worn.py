@@ -133,3 +133,17 @@ def test_of_many_queues_it_is_not_asked_which_is_worn() -> None:
     for _ in range(2 * CLAIMS):
         several(worn, 30, 0.01)
     assert not worn.one_by_one
+
+
+def test_queues_are_asked_again_before_all_of_them_are_far_beyond_slow() -> None:
+    """Three queues, each as slow as one of its own may be, cost three times that in every claim."""
+    worn = Worn()
+    for _ in range(CLAIMS):
+        several(worn, 3, 0.0045)
+    for _ in range(2 * CLAIMS):
+        for queue in "abc":
+            claimed(worn, queue, [job(0)], 0.001)
+    assert not worn.one_by_one
+    for _ in range(CLAIMS):
+        several(worn, 3, 0.0061)
+    assert worn.one_by_one
