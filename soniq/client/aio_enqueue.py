@@ -5,7 +5,7 @@ Every method is a thin skin over an operation of `store/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -221,21 +221,25 @@ class AsyncEnqueue(Base):
         opened: Database = self.__dict__["_opened"]
         return opened
 
-    async def _run_on(
+    # These three wait for nothing themselves: a coroutine each would be 1 us of an enqueue's 80.
+
+    def _run_on(
         self,
         connection: object,
         operation: Callable[Q, Steps[A]],
         *args: Q.args,
         **kwargs: Q.kwargs,
-    ) -> A:
+    ) -> Coroutine[Any, Any, A]:
         if connection is None:
-            return await self._database.run(operation, *args, **kwargs)
-        return await self._database.run_on(connection, operation, *args, **kwargs)
+            return self._database.run(operation, *args, **kwargs)
+        return self._database.run_on(connection, operation, *args, **kwargs)
 
-    async def _run(self, operation: Callable[Q, Steps[A]], *args: Q.args, **kwargs: Q.kwargs) -> A:
-        return await self._run_on(self._connection, operation, *args, **kwargs)
+    def _run(
+        self, operation: Callable[Q, Steps[A]], *args: Q.args, **kwargs: Q.kwargs
+    ) -> Coroutine[Any, Any, A]:
+        return self._run_on(self._connection, operation, *args, **kwargs)
 
-    async def _store(self, job: NewJob, connection: object = None) -> str:
+    def _store(self, job: NewJob, connection: object = None) -> Coroutine[Any, Any, str]:
         lent = self._connection if connection is None else connection
         notify, waking = self._app.settings.notify, self._app.waking
-        return await self._run_on(lent, jobs.enqueue, job, notify, waking)
+        return self._run_on(lent, jobs.enqueue, job, notify, waking)

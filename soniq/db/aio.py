@@ -51,8 +51,11 @@ async def drive(steps: Steps[R], host: AsyncHost) -> R:
                 result: R = end.value
                 return result
             try:
-                if isinstance(step, Query):  # nearly always, and a coroutine less
-                    answer = await host.query(step)
+                kind = type(step)
+                if kind is Query:  # nearly always; these two cost no further coroutine
+                    answer = await host.query(step)  # type: ignore[arg-type]
+                elif kind is Where:
+                    answer = host.where()
                 else:
                     answer = await _perform(step, host)
                 resume = steps.send
@@ -65,10 +68,6 @@ async def drive(steps: Steps[R], host: AsyncHost) -> R:
 
 async def _perform(step: Step[Any], host: AsyncHost) -> Any:
     match step:
-        case Query():
-            return await host.query(step)
-        case Where():
-            return host.where()
         case Batch():
             return await host.batch(step)
         case Script():

@@ -14,7 +14,7 @@ uvloop 52 (53), trio 46.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 from types import TracebackType
@@ -136,29 +136,23 @@ class AnyioConnection(psycopg.AsyncConnection[rows.TupleRow]):
         Raises:
             DatabaseTimeout: The answer took longer than `limit`; the connection is closed.
         """
-        if timeout is None and self.limit is not None:
-            return await self._wait_limited(gen, self.limit)
+        limit = self.limit if timeout is None else None
         try:
-            return await self._wait(gen, timeout)
-        except _interruptions():
-            await self._tidy(gen)
-            raise
-
-    async def _wait_limited(self, gen: PQGen[RV], limit: float) -> RV:
-        try:
-            return await self._wait(gen, limit)
+            return await self._wait(gen, timeout if limit is None else limit)
         except e._WaitTimeout:
+            if limit is None:
+                raise
             await self._abandon()
             raise faults.unanswered(limit) from None
         except _interruptions():
             await self._tidy(gen)
             raise
 
-    async def _wait(self, gen: PQGen[RV], seconds: float | None) -> RV:
+    def _wait(self, gen: PQGen[RV], seconds: float | None) -> Coroutine[Any, Any, RV]:
         socket = self.pgconn.socket
         if self._trio:
-            return await wait_on_anyio(gen, socket, seconds)
-        return await waiting.wait_async(gen, socket, interval=self.interval, timeout=seconds)
+            return wait_on_anyio(gen, socket, seconds)
+        return waiting.wait_async(gen, socket, interval=self.interval, timeout=seconds)
 
     async def _tidy(self, gen: PQGen[Any]) -> None:
         """Stop the query of an interrupted wait on the server, and drain what it still sends."""

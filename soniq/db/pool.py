@@ -32,6 +32,7 @@ from .connection import AnyioConnection
 from .pooling import (
     CHECK_AFTER,
     CHECK_TIMEOUT,
+    JUST_NOW,
     MAX_IDLE,
     MAX_LIFETIME,
     SOON,
@@ -100,9 +101,14 @@ class AnyioPool:
             ConnectionLost: The server could not be reached for so long; or at the first attempt.
         """
         deadline = monotonic() + self._settings.pool_timeout
-        await self._take_slot()
         try:
-            return await self._idle_one() or await self._new_one(deadline)
+            self._slots.acquire_nowait()
+        except anyio.WouldBlock:
+            await self._wait_for_slot()
+        try:
+            if self._closed:
+                raise ConnectionLost("The pool was closed while a connection was waited for.")
+            return self._just_used() or await self._idle_one() or await self._new_one(deadline)
         except BaseException:
             self._slots.release()
             raise
@@ -111,9 +117,10 @@ class AnyioPool:
         """Take a connection back, in whatever state it is."""
         try:
             if self._kept(connection) or await self._settled(connection):
-                connection.idle_since = monotonic()
+                connection.idle_since = now = monotonic()
                 self._idle.append(connection)
-                await self._shrink(connection.idle_since)
+                if now - self._idle[0].idle_since > MAX_IDLE:
+                    await self._shrink(now)
             else:
                 await self._discard(connection)
         finally:
@@ -143,17 +150,19 @@ class AnyioPool:
             if self._pid == os.getpid():
                 connection.pgconn.finish()
 
-    async def _take_slot(self) -> None:
-        try:
-            self._slots.acquire_nowait()
-        except anyio.WouldBlock:
-            with anyio.move_on_after(self._settings.pool_timeout) as waiting:
-                await self._slots.acquire()
-            if waiting.cancelled_caught:
-                raise faults.exhausted(self._settings) from None
-        if self._closed:
-            self._slots.release()
-            raise ConnectionLost("The pool was closed while a connection was waited for.")
+    async def _wait_for_slot(self) -> None:
+        with anyio.move_on_after(self._settings.pool_timeout) as waiting:
+            await self._slots.acquire()
+        if waiting.cancelled_caught:
+            raise faults.exhausted(self._settings)
+
+    def _just_used(self) -> AnyioConnection | None:
+        """Take the connection that was used last, if that is so short ago that it is trusted."""
+        if self._idle:
+            connection, now = self._idle[-1], monotonic()
+            if now - connection.idle_since < JUST_NOW and now < connection.expires:
+                return self._idle.pop()
+        return None
 
     async def _idle_one(self) -> AnyioConnection | None:
         while self._idle:

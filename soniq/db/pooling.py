@@ -18,6 +18,11 @@ MAX_IDLE = 600.0
 """Seconds an unused connection beyond `pool_min_size` is kept."""
 CHECK_AFTER = 30.0
 """Seconds of idleness after which a connection must answer before it is handed out."""
+JUST_NOW = 0.005
+"""Seconds after which a connection is looked at before it is handed out: has its server hung up?
+
+A look costs 2 us; who comes sooner is as likely to meet the goodbye in the middle of a statement.
+"""
 CHECK_TIMEOUT = 5.0
 """Seconds it has for that answer, and for a rollback when it comes back with a transaction open."""
 

@@ -30,6 +30,7 @@ from . import faults
 from .pooling import (
     CHECK_AFTER,
     CHECK_TIMEOUT,
+    JUST_NOW,
     MAX_IDLE,
     MAX_LIFETIME,
     SOON,
@@ -259,9 +260,10 @@ class OwnPool:
 
 def _usable(connection: Connection) -> bool:
     now = monotonic()
-    if now >= connection.expires or not quiet(connection):
+    idle = now - connection.idle_since
+    if now >= connection.expires or not (idle < JUST_NOW or quiet(connection)):
         return False
-    return now - connection.idle_since < CHECK_AFTER or _answers(connection)
+    return idle < CHECK_AFTER or _answers(connection)
 
 
 def _answers(connection: Connection) -> bool:

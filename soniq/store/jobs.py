@@ -172,7 +172,7 @@ def enqueue(job: NewJob, notify: str, waking: Waking) -> Steps[str]:
 
 
 def _enqueue_and_wake(job: NewJob, waking: Waking) -> Steps[None]:
-    place, queue = (yield from _HERE), job.placement.queue
+    place, queue = (yield _HERE), job.placement.queue
     if waking.is_needless(place, queue):
         yield from Query(INSERT_PLAIN, _texts(job))
         return
