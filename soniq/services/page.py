@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar
 
 from ..errors import InvalidOption
@@ -27,9 +27,9 @@ class Run(Protocol):
 class AsyncRun(Protocol):
     """Performs an operation; an async client's."""
 
-    async def __call__(
+    def __call__(
         self, operation: Callable[P, Steps[R]], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    ) -> Awaitable[R]:
         """Perform one."""
         ...
 
