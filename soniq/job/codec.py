@@ -78,6 +78,25 @@ def decode(text: str) -> Any:
     return quick.loads(text)
 
 
+def decode_row(text: str) -> Any:
+    """Read a row that the database wrote as JSON, whatever somebody stored by SQL.
+
+    An integer of more digits than Python reads comes as a `Decimal`: one job must not spoil the
+    list it is in.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits: str) -> int | Decimal:
+    try:
+        return int(digits)
+    except ValueError:
+        return Decimal(digits)
+
+
 @cache
 def _orjson() -> Any:
     try:

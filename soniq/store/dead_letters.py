@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from ..errors import JobNotFound
+from ..job.codec import decode_row
 from ..job.ids import new_id
 from ..job.record import DeadLetter
 from ..steps import Query, Steps
@@ -44,7 +44,7 @@ DELETE = "DELETE FROM {soniq}.dead_letters WHERE id = CAST(%(id)s AS uuid) RETUR
 
 
 def _record(row: Sequence[Any]) -> DeadLetter:
-    return DeadLetter.of(json.loads(row[0]))
+    return DeadLetter.of(decode_row(row[0]))
 
 
 def get(job_id: str) -> Steps[DeadLetter]:

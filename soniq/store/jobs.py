@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
 from ..errors import InvalidTransition, JobNotFound
+from ..job.codec import decode_row
 from ..job.ids import new_id
 from ..job.record import Job, JobStatus, NewJob
 from ..policy.waking import Waking
@@ -157,7 +157,7 @@ def text(row: Sequence[Any]) -> str:
 
 def job_of(row: Sequence[Any]) -> Job:
     """Decode a row that is one JSON object."""
-    return Job.of(json.loads(row[0]))
+    return Job.of(decode_row(row[0]))
 
 
 def enqueue(job: NewJob, notify: str, waking: Waking) -> Steps[str]:

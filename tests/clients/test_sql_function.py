@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -90,3 +91,14 @@ async def test_each_refuses_what_the_other_refuses(
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="soniq: "):
         witness(in_sql(options)[0], *in_sql(options)[1])
     assert stored() == 0
+
+
+async def test_a_number_too_long_for_python_spoils_no_list(
+    eq: Any, witness: Callable[..., Any]
+) -> None:
+    """Python reads no integer of over 4,300 digits: such a job made lists raise ValueError."""
+    call = "SELECT soniq.enqueue('elsewhere', jsonb_build_object('n', repeat('9', 5000)::numeric))"
+    ((job_id,),) = witness(call)
+    other = await settled(eq.enqueue(TaskRef("elsewhere"), n=1))
+    found = {job.id: job.args["n"] for job in await settled(eq.list_jobs())}
+    assert found == {str(job_id): Decimal("9" * 5000), other: 1}
