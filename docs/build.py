@@ -21,6 +21,7 @@ import click
 from soniq import Soniq, errors, events, settings
 from soniq.client.options import JobOptions
 from soniq.services.dead_letter import AsyncDeadLetters
+from soniq.services.queues import AsyncQueues
 
 REFERENCE = Path(__file__).with_name("reference")
 PART = re.compile(
@@ -107,6 +108,10 @@ def client_methods() -> str:
 
 def dead_letter_methods() -> str:
     return "\n\n".join(method(f"dead_letter.{n}", m) for n, m in public(AsyncDeadLetters))
+
+
+def queue_methods() -> str:
+    return "\n\n".join(method(f"queues.{n}", m) for n, m in public(AsyncQueues))
 
 
 def public(owner: type) -> list[tuple[str, Any]]:
@@ -244,6 +249,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "job-options": job_options,
     "client": client_methods,
     "dead-letters": dead_letter_methods,
+    "queues": queue_methods,
     "commands": commands,
 }
 

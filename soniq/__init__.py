@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     )
     from .job.context import JobContext
     from .job.outcome import Cancel, Discard, Retry, Snooze
-    from .job.record import Attempt, DeadLetter, Job, JobStatus, QueueStats
+    from .job.queue import QueueStats
+    from .job.record import Attempt, DeadLetter, Job, JobStatus
     from .job.task import Call, Task, TaskRef
 
 __all__ = [

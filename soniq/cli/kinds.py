@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 else:
     _Kind = click.ParamType
 
+NONE = "none"
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -53,6 +55,24 @@ class Moment(_Kind):
         if moment.tzinfo is None:
             self.fail(f"{value!r} has no time zone; add Z, or an offset: +01:00.", param, ctx)
         return moment
+
+
+class OrNone(_Kind):
+    """A value of another kind, or the word `none`.
+
+    Args:
+        kind: The other kind; text unless said.
+    """
+
+    def __init__(self, kind: click.ParamType[Any] | None = None) -> None:
+        self._kind = click.STRING if kind is None else kind
+        self.name = f"{self._kind.name}|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read one; `none` stays a word, for None is an option that was not given."""
+        if value == NONE:
+            return NONE
+        return self._kind.convert(value, param, ctx)
 
 
 class Source(click.File):

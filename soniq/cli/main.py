@@ -39,6 +39,7 @@ COMMANDS = {
     "worker": ("soniq.cli.worker:worker", "Run jobs until stopped."),
     "status": ("soniq.cli.status:status", "Show queues and workers."),
     "enqueue": ("soniq.cli.enqueue:enqueue", "Enqueue a job: NAME key=value ..."),
+    "queues": ("soniq.cli.queues:queues", "Look at queues; pause, limit, empty and move them."),
     "jobs": ("soniq.cli.jobs:jobs", "List, show, cancel and retry jobs."),
     "dead-letter": ("soniq.cli.dead_letter:dead_letter", "Look after jobs that died."),
     "demo": ("soniq.cli.demo:demo", "See it work: sign-ups, mails, a retry, in one terminal."),

@@ -9,9 +9,12 @@ from typing import Any
 import click
 
 from .options import Command, State
+from .queues import limits_of, paused_of
 from .show import as_json, at_terminal, duration, table
 
-QUEUE_HEAD = ("QUEUE", "SCHEDULED", "QUEUED", "PROCESSING", "DEAD_LETTERS", "WAITING", "PAUSED")
+QUEUE_HEAD = (
+    "QUEUE", "SCHEDULED", "QUEUED", "PROCESSING", "DEAD_LETTERS", "WAITING", "PAUSED", "LIMITS",
+)  # fmt: skip
 WORKER_HEAD = ("WORKER", "HOST", "STATE", "RUNNING", "SLOTS", "QUEUES", "SEEN")
 
 
@@ -57,7 +60,7 @@ def _queue_row(queue: Any) -> tuple[object, ...]:
     if waiting is not None:
         waiting = duration(waiting) if at_terminal() else f"{waiting:.3f}"
     numbers = (queue.scheduled, queue.queued, queue.processing, queue.dead_letters)
-    return (queue.queue, *numbers, waiting, queue.paused)
+    return (queue.queue, *numbers, waiting, paused_of(queue), limits_of(queue))
 
 
 def _show_workers(workers: list[Mapping[str, Any]]) -> None:

@@ -12,12 +12,13 @@ import anyio
 
 from ..job.ids import checked_id
 from ..job.options import Seconds
-from ..job.record import Job, JobStatus, QueueStats
+from ..job.queue import QueueStats
+from ..job.record import Job, JobStatus
 from ..job.task import Task
 from ..services.dead_letter import AsyncDeadLetters
 from ..services.page import checked_status, page
+from ..services.queues import AsyncQueues
 from ..store import jobs
-from ..store import queues as queues_
 from .aio_enqueue import AsyncEnqueue
 from .base import Waiting, moved_to, result_of
 
@@ -89,13 +90,19 @@ class AsyncJobs(AsyncEnqueue):
         return await self._run(jobs.list_jobs, status=checked_status(status), **asked)
 
     async def get_queue_stats(self) -> list[QueueStats]:
-        """Tell how each queue stands."""
-        return await self._run(queues_.stats().__iter__)
+        """Tell how each queue stands: `queues.list()` under the name it had first."""
+        return await self.queues.list()
 
     @property
     def dead_letter(self) -> AsyncDeadLetters:
         """Jobs that used up their attempts or were refused."""
         return AsyncDeadLetters(self._run, self._app.settings.notify)
+
+    @property
+    def queues(self) -> AsyncQueues:
+        """The queues: how they stand, and what may be said about them."""
+        settings = self._app.settings
+        return AsyncQueues(self._run, settings.notify, settings.heartbeat_timeout)
 
     # -- changing
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from ..job.ids import checked_id
 from ..job.options import Seconds
-from ..job.record import Job, JobStatus, QueueStats
+from ..job.queue import QueueStats
+from ..job.record import Job, JobStatus
 from ..job.task import Task
 from ..services.dead_letter import DeadLetters
 from ..services.page import checked_status, page
+from ..services.queues import Queues
 from ..store import jobs
-from ..store import queues as queues_
 from .base import Waiting, moved_to, result_of
 from .sync_enqueue import SyncEnqueue
 
@@ -88,13 +89,19 @@ class SyncJobs(SyncEnqueue):
         return self._run(jobs.list_jobs, status=checked_status(status), **asked)
 
     def get_queue_stats(self) -> list[QueueStats]:
-        """Tell how each queue stands."""
-        return self._run(queues_.stats().__iter__)
+        """Tell how each queue stands: `queues.list()` under the name it had first."""
+        return self.queues.list()
 
     @property
     def dead_letter(self) -> DeadLetters:
         """Jobs that used up their attempts or were refused."""
         return DeadLetters(self._run, self._app.settings.notify)
+
+    @property
+    def queues(self) -> Queues:
+        """The queues: how they stand, and what may be said about them."""
+        settings = self._app.settings
+        return Queues(self._run, settings.notify, settings.heartbeat_timeout)
 
     # -- changing
 

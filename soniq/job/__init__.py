@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .context import JobContext
 from .outcome import Cancel, Discard, Retry, Snooze
-from .record import Attempt, DeadLetter, Job, JobStatus, QueueStats
+from .queue import QueueStats
+from .record import Attempt, DeadLetter, Job, JobStatus
 from .task import Call, Task, TaskRef
 
 __all__ = [

@@ -200,22 +200,25 @@ def checked_due(scheduled_at: object, delay: object) -> datetime | float | None:
         return seconds_of(delay, "delay")  # type: ignore[arg-type]
     if scheduled_at is None:
         return None
-    if not isinstance(scheduled_at, datetime):
-        raise InvalidOption(f"scheduled_at must be a datetime, not {scheduled_at!r}.")
-    if scheduled_at.tzinfo is None or scheduled_at.utcoffset() is None:
+    return checked_moment(scheduled_at, "scheduled_at")
+
+
+def checked_moment(value: object, what: str) -> datetime:
+    """An aware moment of the years 2 to 9998, in UTC."""
+    if not isinstance(value, datetime):
+        raise InvalidOption(f"{what} must be a datetime, not {value!r}.")
+    if value.tzinfo is None or value.utcoffset() is None:
         raise InvalidOption(
-            f"scheduled_at {scheduled_at.isoformat()} has no time zone, so it names no moment. "
+            f"{what} {value.isoformat()} has no time zone, so it names no moment. "
             "Use datetime.now(UTC) or give it a tzinfo."
         )
     try:
-        moment = scheduled_at.astimezone(UTC)
+        moment = value.astimezone(UTC)
     except OverflowError:
         moment = datetime.max.replace(tzinfo=UTC)
     # A year of room at both ends: a record is read in whatever time zone its reader's session has.
     if not 2 <= moment.year <= 9998:
-        raise InvalidOption(
-            f"scheduled_at {scheduled_at.isoformat()} is outside of the years 2 to 9998."
-        )
+        raise InvalidOption(f"{what} {value.isoformat()} is outside of the years 2 to 9998.")
     return moment
 
 

@@ -191,29 +191,6 @@ class DeadLetter(Record):
         return cls(Job.of(data), replayed_at, data.get("replayed_as"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class QueueStats(Record):
-    """How one queue stands at this moment.
-
-    Attributes:
-        queue: Its name.
-        scheduled: Jobs whose moment has not come.
-        queued: Jobs that wait for a worker.
-        processing: Jobs that run.
-        dead_letters: Jobs of this queue that died and were not deleted.
-        oldest_seconds: How long the longest-waiting queued job has been due; None if none waits.
-        paused: Whether workers leave it alone.
-    """
-
-    queue: str
-    scheduled: int
-    queued: int
-    processing: int
-    dead_letters: int
-    oldest_seconds: float | None
-    paused: bool
-
-
 class Claimed(NamedTuple):
     """A job as its worker holds it, between claim and ending: a row as it came, no dataclass.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..steps import Query
@@ -11,14 +12,14 @@ from .endings import _TAKEN_OVER, KEPT
 
 BEAT = """
     INSERT INTO {soniq}.workers
-        (id, name, queues, tasks, concurrency, running, state, idle, version)
+        (id, name, queues, tasks, concurrency, running, state, idle, version, rates)
     VALUES (CAST(%(id)s AS uuid), CAST(%(name)s AS text), CAST(%(queues)s AS text[]),
             CAST(%(tasks)s AS text[]), CAST(%(concurrency)s AS integer),
             CAST(%(running)s AS integer), CAST(%(state)s AS text), CAST(%(idle)s AS boolean),
-            CAST(%(version)s AS text))
+            CAST(%(version)s AS text), CAST(CAST(%(rates)s AS text) AS jsonb))
     ON CONFLICT (id) DO UPDATE SET
         running = excluded.running, state = excluded.state, idle = excluded.idle,
-        tasks = excluded.tasks, seen_at = statement_timestamp()
+        tasks = excluded.tasks, rates = excluded.rates, seen_at = statement_timestamp()
     RETURNING xmax = 0"""
 
 IDLE = """
@@ -112,6 +113,7 @@ class Sign:
     state: str
     idle: bool
     version: str
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def beat(sign: Sign) -> Query[bool]:
         "state": sign.state,
         "idle": sign.idle,
         "version": sign.version,
+        "rates": json.dumps(sign.rates),
     }
     return Query(BEAT, params, lambda row: bool(row[0]))
 

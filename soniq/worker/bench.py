@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from uuid import uuid4
@@ -49,6 +49,7 @@ class Bench:
         fenced: The worker could not report for so long that others may take its jobs.
         leading: Whether this worker does the upkeep.
         finished: Attempts ended so far.
+        tally: The same of each queue, since the last sign of life.
     """
 
     def __init__(self, registry: Registry, settings: Settings, hooks: Hooks, bus: Bus) -> None:
@@ -74,6 +75,7 @@ class Bench:
         self.fenced = False
         self.leading = False
         self.finished = 0
+        self.tally: Counter[str] = Counter()
         self.fed_at = time.monotonic()
         self.wake_fetch = Bell()
         self.wake_news = Bell()
@@ -81,6 +83,7 @@ class Bench:
         self.wake_phase = Bell()
         self.wake_watchdog = Bell()
         self.wake_stage = Bell()
+        self.wake_tend = Bell()
         self.wake_sweep = Bell()
         self._sleepers: deque[anyio.Event] = deque()
 

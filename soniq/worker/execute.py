@@ -162,6 +162,7 @@ class Executor:
         del bench.running[attempt.job.id, attempt.job.attempt]
         attempt.scope = None  # it is the next job's by now
         bench.finished += 1
+        bench.tally[attempt.job.queue] += 1
         if not attempt.left:
             bench.end(attempt.job, attempt, ending)
         if bench.draining:

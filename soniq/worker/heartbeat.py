@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import time
+from collections import Counter
 from typing import TypeVar
 
 import anyio
@@ -33,7 +34,7 @@ class Heartbeat:
         self._bench = bench
         self._session = session
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._last = time.monotonic()
+        self._last = self._counted_at = time.monotonic()
         settings = bench.settings
         self._interval = min(settings.heartbeat_interval, settings.heartbeat_timeout / 3)
 
@@ -137,4 +138,12 @@ class Heartbeat:
             state=bench.phase.name.lower(),
             idle=bench.idle,
             version=__version__,
+            rates=self._rates(),
         )
+
+    def _rates(self) -> dict[str, float]:
+        """Tell how many attempts ended per second in each queue, since this was last told."""
+        now, tally = time.monotonic(), self._bench.tally
+        passed, self._counted_at = now - self._counted_at, now
+        self._bench.tally = Counter()
+        return {queue: round(number / passed, 3) for queue, number in tally.items() if passed > 0}

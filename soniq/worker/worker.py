@@ -30,6 +30,7 @@ from .prune import Pruner
 from .rescue import Rescuer
 from .stage import Stager
 from .sweep import Sweeper
+from .tend import Tender
 from .transaction import Lender
 
 log = logging.getLogger("soniq.worker")
@@ -126,8 +127,8 @@ class Worker:
         fetcher = Fetcher(bench, fetching, run_once=self._run_once)
         completer = Completer(bench, completing, self._retry_policy)
         executor = Executor(bench, lender)
-        duties = (Stager(bench, staging), Rescuer(bench, upkeep), Pruner(bench, upkeep))
-        leader = Leader(bench, upkeep, [duty.run for duty in duties])
+        tending = (Rescuer(bench, upkeep), Pruner(bench, upkeep), Tender(bench, upkeep))
+        leader = Leader(bench, upkeep, [duty.run for duty in (Stager(bench, staging), *tending)])
         await heartbeat.sign_in()
         self._announce()
         left: list[str] = []
@@ -259,6 +260,7 @@ class Worker:
             bench.hear(rest)
             if rest == "*":
                 bench.wake_stage.ring()
+                bench.wake_tend.ring()
         elif kind == "c":
             bench.cancel(rest)
 

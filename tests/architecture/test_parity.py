@@ -13,12 +13,14 @@ from soniq.client.backend import AsyncBackend, Backend
 from soniq.db.connection import AnyioConnection
 from soniq.db.sync_connection import Connection
 from soniq.services.dead_letter import AsyncDeadLetters, DeadLetters
+from soniq.services.queues import AsyncQueues, Queues
 
 TWINS = [
     (Soniq, SoniqSync),
     (AsyncTask, SyncTask),
     (AsyncBackend, Backend),
     (AsyncDeadLetters, DeadLetters),
+    (AsyncQueues, Queues),
 ]
 ONLY_ASYNC = {(Soniq, "sync")}
 OWN_NAMES = {"__aenter__": "__enter__", "__aexit__": "__exit__"}

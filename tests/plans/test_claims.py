@@ -58,13 +58,13 @@ def test_a_paused_queue_is_left_alone_until_its_time_has_passed(desk: Desk) -> N
     desk.enqueue()
     desk.sql("INSERT INTO {soniq}.queues (name, paused) VALUES ('default', true)")
     assert desk.claim(WORKER) == []
-    (stats,) = desk.ask(queues.stats())
+    (stats,) = desk.ask(queues.stats(30.0))
     assert (stats.queued, stats.paused) == (1, True)
     until = "UPDATE {soniq}.queues SET paused_until = statement_timestamp() + %s * interval '1 s'"
     desk.sql(until, 60)
     assert desk.claim(WORKER) == []
     desk.sql(until, -1)
-    (stats,) = desk.ask(queues.stats())
+    (stats,) = desk.ask(queues.stats(30.0))
     assert not stats.paused
     assert len(desk.claim(WORKER)) == 1
 
@@ -462,7 +462,7 @@ def test_stats_count_every_state_of_every_queue(desk: Desk) -> None:
     (job,) = desk.claim(WORKER, queue="b")
     desk.ask(endings.bury(WORKER, [Told(job.id, 1, reason="r", outcome="failed")]))
     desk.sql("INSERT INTO {soniq}.queues (name) VALUES ('c')")
-    found = desk.ask(queues.stats())
+    found = desk.ask(queues.stats(30.0))
     counts = [(s.queue, s.scheduled, s.queued, s.processing, s.dead_letters) for s in found]
     assert counts == [("a", 1, 1, 1, 0), ("b", 0, 0, 0, 1), ("c", 0, 0, 0, 0)]
     assert found[0].oldest_seconds > 0

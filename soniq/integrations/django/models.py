@@ -153,6 +153,7 @@ class Worker(models.Model):
     state = models.TextField()
     idle = models.BooleanField()
     version = models.TextField()
+    rates = models.JSONField(null=True)
     started_at = models.DateTimeField()
     seen_at = models.DateTimeField()
 
