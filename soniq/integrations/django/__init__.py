@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ...client.aio import Soniq
-    from ...client.sync import SoniqSync
     from .tasks_backend import SoniqBackend
+    from .using import DjangoSoniq, DjangoSoniqSync
 
-    soniq: Soniq
-    soniq_sync: SoniqSync
+    soniq: DjangoSoniq
+    soniq_sync: DjangoSoniqSync
 
 __all__ = ["SoniqBackend", "soniq", "soniq_sync"]
 

@@ -8,18 +8,18 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from ...client.aio import Soniq
 from ...client.application import Application, install
 from ...errors import SettingsError, UsageError
 from . import config, hygiene
 from .address import DjangoHome
 from .ready import start
+from .using import DjangoSoniq
 
 _lock = threading.RLock()
-_made: list[Soniq] = []
+_made: list[DjangoSoniq] = []
 
 
-def client() -> Soniq:
+def client() -> DjangoSoniq:
     """Give the project's client; the first call makes it, and does no I/O.
 
     A process that is no part of Django yet (`soniq worker`) becomes one.
@@ -56,7 +56,7 @@ def schema() -> str:
         return "soniq"
 
 
-def _make() -> Soniq:
+def _make() -> DjangoSoniq:
     chosen = config.read()
     try:
         app = Application(None, None, None, chosen.retry_policy, chosen.settings)
@@ -64,7 +64,7 @@ def _make() -> Soniq:
             app.home = DjangoHome(app.settings, chosen.alias)
             if chosen.join_atomic:
                 app.ambient = lambda: _joined(app.home)
-        made = Soniq._of(app)
+        made = DjangoSoniq._of(app)
         hygiene.install(made)
         install(chosen.plugins, made)
     except (SettingsError, UsageError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections, transaction
 from django.test import AsyncClient, Client, override_settings
@@ -294,3 +294,39 @@ def test_call_command_goes_on_when_it_ends_well(capsys: pytest.CaptureFixture[st
 def test_what_is_bound_to_a_block_runs_no_worker() -> None:
     with pytest.raises(UsageError):
         soniq_sync.within(connection).run_worker()
+
+
+def awaited_here(answer: Any) -> None:
+    """Await it in a loop that runs while this thread waits, and does its Django calls."""
+
+    async def wait() -> None:
+        await answer
+
+    async_to_sync(wait)()
+
+
+@pytest.mark.parametrize("client", ["soniq_sync", "soniq"])
+def test_using_names_the_connection_of_whatever_is_stored(
+    client: str, stored: Callable[[], int]
+) -> None:
+    eq = {"soniq": soniq, "soniq_sync": soniq_sync}[client]
+    with undone():
+        for stores in (
+            lambda: eq.enqueue(invoice, using="default", order_id=1),
+            lambda: eq.schedule(invoice, 5, using="default", order_id=1),
+            lambda: eq.enqueue_many(invoice, [{"order_id": 1}], using="default"),
+            lambda: eq.enqueue_stream(invoice, [{"order_id": 1}], using="default"),
+            lambda: eq.within(using="default").enqueue(invoice, order_id=1),
+        ):
+            answer: Any = stores()
+            if client == "soniq":
+                awaited_here(answer)
+    assert stored() == 0
+
+
+def test_using_and_connection_exclude_each_other(stored: Callable[[], int]) -> None:
+    with pytest.raises(UsageError, match="not both"):
+        soniq_sync.enqueue(invoice, using="default", connection=connection, order_id=1)
+    with pytest.raises(UsageError, match="alias of DATABASES"):
+        soniq_sync.enqueue(invoice, using=connection, order_id=1)  # type: ignore[arg-type]
+    assert stored() == 0
