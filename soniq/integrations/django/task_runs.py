@@ -23,7 +23,7 @@ from django.utils import timezone
 from django.utils.json import normalize_json
 
 from ...errors import SoniqError
-from ...events import JobDied
+from ...events import JobCancelled, JobDied
 from ...job.context import JobContext
 from ...job.outcome import Raised, Signal
 from ...job.record import Job
@@ -38,9 +38,9 @@ _said: set[str] = set()
 
 
 def tell_of_deaths(client: Any) -> None:
-    """Send `task_finished` also for tasks that could not: out of time, or with a lost worker."""
+    """Send `task_finished` also for tasks that could not: out of time, cancelled, worker lost."""
 
-    def died(event: JobDied) -> None:
+    def died(event: JobDied | JobCancelled) -> None:
         task = client.registry.find(event.task)
         sender = getattr(getattr(task, "function", None), "django_sender", None)
         if event.job_id in _said:
@@ -50,6 +50,7 @@ def tell_of_deaths(client: Any) -> None:
             Thread(target=_tell, args=(client, sender, event.job_id)).start()
 
     client.bus.subscribe(JobDied, died)
+    client.bus.subscribe(JobCancelled, died)
 
 
 def _tell(client: Any, sender: type, job_id: str) -> None:

@@ -218,6 +218,32 @@ def test_signals_are_sent_by_the_backends_class(name: str) -> None:
     assert told[-1] == ("finished", "FAILED", SoniqBackend)
 
 
+def test_a_task_that_is_cancelled_while_it_runs_is_told_as_failed() -> None:
+    result = tasks.for_ever.enqueue()
+    finished = threading.Event()
+
+    def cancel(**kwargs: Any) -> None:
+        assert soniq_sync.cancel_job(result.id)
+
+    def hear(**kwargs: Any) -> None:
+        finished.set()
+
+    task_started.connect(cancel)
+    try:
+        with heard() as told:
+            task_finished.connect(hear)
+            try:
+                work()
+                assert finished.wait(30)
+            finally:
+                task_finished.disconnect(hear)
+    finally:
+        task_started.disconnect(cancel)
+    assert [each[:2] for each in told] == [("started", "RUNNING"), ("finished", "FAILED")]
+    result.refresh()
+    assert result.status == FAILED
+
+
 @pytest.mark.parametrize("name", ["asleep", "late"])
 def test_a_task_that_ran_out_of_time_is_told_as_failed(name: str) -> None:
     result = getattr(tasks, name).enqueue()

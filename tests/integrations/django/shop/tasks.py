@@ -91,6 +91,10 @@ if django.VERSION >= (6, 0):
     async def asleep() -> None:
         await asyncio.sleep(60)
 
+    @task
+    async def for_ever() -> None:
+        await asyncio.sleep(3600)
+
     @task(backend="hurried")
     def late() -> None:
         time.sleep(0.5)
