@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         DatabaseError,
         DatabaseMissing,
         DatabaseTimeout,
+        DuplicateJob,
         DuplicateTask,
         EmbeddedFailed,
         EmbeddedUnavailable,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .job.queue import QueueStats
     from .job.record import Attempt, DeadLetter, Job, JobStatus
     from .job.task import Call, Task, TaskRef
+    from .job.unique import Enqueued
 
 __all__ = [
     "AccessDenied",
@@ -66,9 +68,11 @@ __all__ = [
     "DatabaseTimeout",
     "DeadLetter",
     "Discard",
+    "DuplicateJob",
     "DuplicateTask",
     "EmbeddedFailed",
     "EmbeddedUnavailable",
+    "Enqueued",
     "InvalidArguments",
     "InvalidOption",
     "InvalidTransition",

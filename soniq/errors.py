@@ -47,6 +47,18 @@ class UnknownConnection(UsageError):
     """An object was lent as a connection that Soniq cannot use."""
 
 
+class DuplicateJob(UsageError):
+    """There is a job of that key already, and the enqueue asked for an error then.
+
+    Attributes:
+        job_id: The job that has the key.
+    """
+
+    def __init__(self, message: str, *, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
 class JobNotFound(UsageError):
     """No job, live or finished, has that id."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,6 +15,7 @@ from ..job.options import ENQUEUE_OPTIONS, PLAIN, EnqueueOptions, enqueue_option
 from ..job.record import NewJob, Placement
 from ..job.registry import Registry
 from ..job.task import Call, Task, TaskRef
+from ..job.unique import Unique, UniqueOptions
 from ..settings import Settings
 from ..store.bulk import COPY_FROM
 
@@ -67,7 +69,7 @@ class Builder:
             args, kwargs = _unpacked(task, given)
         options.pop("connection", None)
         bound = _bound(task, args, kwargs)
-        return self._new_job(bound, self._placement(task, enqueue_options(options)))
+        return self._new_job(task, bound, self._placement(task, enqueue_options(options)))
 
     def many(
         self, target: Target | Iterable[Call], args_list: object, options: Mapping[str, Any]
@@ -96,7 +98,7 @@ class Builder:
 
     def bound(self, task: Task[..., Any], bound: Mapping[str, Any]) -> NewJob:
         """Make one job of arguments that were named already."""
-        return self._new_job(bound, self._placement(task, PLAIN))
+        return self._new_job(task, bound, self._placement(task, PLAIN))
 
     def resolve(self, target: Target) -> Task[..., Any] | TaskRef:
         """Find what a caller means by a target.
@@ -139,12 +141,16 @@ class Builder:
         )
 
     def _called(self, call: Call, chosen: EnqueueOptions) -> NewJob:
-        return self._new_job(call.args, self._placement(call.task, chosen))
+        return self._new_job(call.task, call.args, self._placement(call.task, chosen))
 
     def _maker(
         self, task: Task[..., Any] | TaskRef, placement: Placement
     ) -> Callable[[object], NewJob]:
         limit = self._settings.max_payload_bytes
+        if placement.unique is not None:
+            return lambda given: self._new_job(
+                task, _bound(task, *_unpacked(task, given)), placement
+            )
 
         def make(given: object) -> NewJob:
             args, kwargs = _unpacked(task, given)
@@ -153,7 +159,11 @@ class Builder:
 
         return make
 
-    def _new_job(self, args: Mapping[str, Any], placement: Placement) -> NewJob:
+    def _new_job(
+        self, task: Task[..., Any] | TaskRef, args: Mapping[str, Any], placement: Placement
+    ) -> NewJob:
+        if placement.unique is not None:
+            placement = _with_key(task, args, placement, placement.unique)
         text = encode(args, limit=self._settings.max_payload_bytes, what="argument")
         return NewJob(new_id(), text, placement)
 
@@ -166,13 +176,14 @@ class Builder:
         return self._placements[task]
 
     def _placed(self, task: Task[..., Any] | TaskRef, chosen: EnqueueOptions) -> Placement:
-        retries = chosen.max_retries
+        retries, unique = chosen.max_retries, chosen.unique
         if isinstance(task, TaskRef):
             queue, priority, tags = task.queue, 100, None
         else:
             declared = task.defaults
             queue, priority, tags = declared.queue, declared.priority, declared.tags
             retries = declared.max_retries if retries is None else retries
+            unique = declared.unique if unique is None else unique.over(declared.unique)
         return Placement(
             task=task.name,
             queue=queue if chosen.queue is None else chosen.queue,
@@ -181,7 +192,20 @@ class Builder:
             max_attempts=1 + (self._settings.max_retries if retries is None else retries),
             timeout=chosen.timeout,
             tags=tags if chosen.tags is None else chosen.tags,
+            unique=None if unique is None else self._rule(task, unique),
         )
+
+    def _rule(self, task: Task[..., Any] | TaskRef, options: UniqueOptions) -> Unique | None:
+        rule = options.rule()
+        if rule is None:
+            return None
+        for name, _ in rule.merge:
+            if not (isinstance(task, TaskRef) or task.arguments.takes(name)):
+                raise InvalidOption(
+                    f"merge names {name!r}, which is no argument of {task.name}: "
+                    f"{', '.join(task.arguments.names)}."
+                )
+        return replace(rule, limit=self._settings.max_payload_bytes)
 
 
 # Not `dict | Mapping`, which would be made anew for each job.
@@ -196,6 +220,15 @@ def _each(asked: Iterable[T], make: Callable[[T], NewJob]) -> Iterator[NewJob]:
             place += 1
     except UsageError as error:
         raise type(error)(f"Job {place} of the list: {error}") from None
+
+
+def _with_key(
+    task: Task[..., Any] | TaskRef, args: Mapping[str, Any], placement: Placement, rule: Unique
+) -> Placement:
+    """Place a job by the key that is made of its arguments; others are placed as all of a task."""
+    known = args if isinstance(task, TaskRef) else {**task.arguments.defaults, **args}
+    own = rule.of(known, task.name)
+    return placement if own is rule else replace(placement, unique=own)
 
 
 def _bound(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from ..errors import InvalidOption, UnknownOption
+from ..job import unique as uniqueness
 from ..job.options import (
     Errors,
     RetryPolicy,
@@ -46,6 +47,15 @@ class JobOptions(TypedDict, total=False):
         executor: Where the handler runs; `auto` is the loop for `async def`, a thread for `def`;
             `process` is a process of its own, which is killed when its time is over.
         tags: Words kept with its jobs.
+        unique: At most one live job for the same arguments.
+        dedup_key: At most one live job for this text, or for what this function makes of the
+            arguments, which it is called with by name.
+        unique_while: The states in which a job is in the way of another; all of `scheduled`,
+            `queued` and `processing` unless said.
+        unique_for: Nor another within so many seconds after an enqueue, whatever became of it.
+        on_conflict: What an enqueue does then: `skip` it, `replace` the job that waits, or `raise`.
+        merge: With `replace`, how arguments of both become one, by name: `append`, `sum`, or a
+            function of the older and the newer.
     """
 
     queue: str
@@ -64,6 +74,12 @@ class JobOptions(TypedDict, total=False):
     args_model: type[Any]
     executor: Literal["auto", "async", "thread", "process"]
     tags: Sequence[str]
+    unique: bool
+    dedup_key: uniqueness.Key
+    unique_while: uniqueness.While
+    unique_for: Seconds
+    on_conflict: uniqueness.Conflict
+    merge: uniqueness.Merge
 
 
 def task_options(given: Mapping[str, Any]) -> TaskOptions:
@@ -96,7 +112,16 @@ def task_options(given: Mapping[str, Any]) -> TaskOptions:
         no_timeout="timeout" in given and not seconds,
         executor=value("executor") or "auto",
         tags=None if value("tags") is None else checked_tags(value("tags")),
+        unique=_unique(given),
     )
+
+
+def _unique(given: Mapping[str, Any]) -> uniqueness.UniqueOptions | None:
+    """Check them together where nothing can be added to them any more but for single jobs."""
+    options = uniqueness.unique_options(given)
+    if options is not None:
+        options.rule()
+    return options
 
 
 def model_of(given: Mapping[str, Any]) -> type[Any] | None:

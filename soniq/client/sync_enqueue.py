@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ..job.options import Seconds
 from ..job.record import NewJob
 from ..job.task import Call
+from ..job.unique import Conflict, Enqueued, Key, Merge, While
 from ..steps import Steps
 from ..store import bulk, jobs
 from .base import Base, run_at_options
@@ -38,10 +39,16 @@ class SyncEnqueue(Base):
         scheduled_at: datetime | None = None,
         delay: Seconds | None = None,
         tags: Sequence[str] | None = None,
+        unique: bool | None = None,
+        dedup_key: Key | None = None,
+        unique_while: While | None = None,
+        unique_for: Seconds | None = None,
+        on_conflict: Conflict | None = None,
+        merge: Merge | None = None,
         connection: object = None,
         **kwargs: Any,
     ) -> str:
-        """Store a call of a task as a job; answer the job's id.
+        """Store a call of a task as a job; answer the job's id, or that of the one with its key.
 
         Args:
             target: A task, a decorated function, a registered name, or a `TaskRef`.
@@ -52,6 +59,15 @@ class SyncEnqueue(Base):
             scheduled_at: An aware moment before which it does not run.
             delay: Seconds, or a timedelta, before which it does not run; by the server's clock.
             tags: Words kept with the job.
+            unique: At most one live job of the task with these arguments.
+            dedup_key: At most one live job of the task with this key.
+            unique_while: The states in which a job has its key; all unless said.
+            unique_for: Seconds after this enqueue for which the key is held in any case.
+            on_conflict: What becomes of this one then: `skip`, the default, answers the id of the
+                job there is; `replace` gives that job these arguments, moment and priority if it
+                waits; `raise` raises.
+            merge: With `replace`, how arguments become one, by name: `append`, `sum`, or a function
+                of the older and the newer.
             connection: Store it in the transaction of this connection of yours.
             **kwargs: The task's arguments by name.
 
@@ -60,6 +76,7 @@ class SyncEnqueue(Base):
             UnknownOption: An option is also a parameter of the task.
             InvalidOption: An option is out of range or of the wrong type.
             InvalidArguments: The arguments do not fit the task, or are no JSON.
+            DuplicateJob: With `on_conflict="raise"`: there is a job of that key.
             DatabaseError: The database refused or failed.
         """
         options = {
@@ -68,6 +85,12 @@ class SyncEnqueue(Base):
             "scheduled_at": scheduled_at,
             "delay": delay,
             "tags": tags,
+            "unique": unique,
+            "dedup_key": dedup_key,
+            "unique_while": unique_while,
+            "unique_for": unique_for,
+            "on_conflict": on_conflict,
+            "merge": merge,
             "connection": connection,
         }
         job = self._app.builder.one(target, values, kwargs, args, options)
@@ -83,6 +106,12 @@ class SyncEnqueue(Base):
         queue: str | None = None,
         priority: int | None = None,
         tags: Sequence[str] | None = None,
+        unique: bool | None = None,
+        dedup_key: Key | None = None,
+        unique_while: While | None = None,
+        unique_for: Seconds | None = None,
+        on_conflict: Conflict | None = None,
+        merge: Merge | None = None,
         connection: object = None,
         **kwargs: Any,
     ) -> str:
@@ -96,6 +125,12 @@ class SyncEnqueue(Base):
             queue: Where the job goes.
             priority: 1 (first) to 1000 (last).
             tags: Words kept with the job.
+            unique: One of its kind; this and the five that follow, as for `enqueue`.
+            dedup_key: Its key.
+            unique_while: The states in which a job has its key.
+            unique_for: Seconds for which the key is held in any case.
+            on_conflict: `skip`, `replace` or `raise`.
+            merge: With `replace`, how arguments become one.
             connection: Store it in the transaction of this connection of yours.
             **kwargs: The task's arguments by name.
 
@@ -108,6 +143,12 @@ class SyncEnqueue(Base):
             "queue": queue,
             "priority": priority,
             "tags": tags,
+            "unique": unique,
+            "dedup_key": dedup_key,
+            "unique_while": unique_while,
+            "unique_for": unique_for,
+            "on_conflict": on_conflict,
+            "merge": merge,
             "connection": connection,
         }
         job = self._app.builder.one(target, values, kwargs, args, options)
@@ -123,9 +164,18 @@ class SyncEnqueue(Base):
         scheduled_at: datetime | None = None,
         delay: Seconds | None = None,
         tags: Sequence[str] | None = None,
+        unique: bool | None = None,
+        dedup_key: Key | None = None,
+        unique_while: While | None = None,
+        unique_for: Seconds | None = None,
+        on_conflict: Conflict | None = None,
+        merge: Merge | None = None,
         connection: object = None,
-    ) -> list[str]:
+    ) -> Enqueued:
         """Store many jobs, all or none; answer their ids in the order given.
+
+        The answer is a list, and its `outcomes` say of each whether it was `enqueued`, is
+        `existing` already, or `replaced` one that waited.
 
         Args:
             target: As for `enqueue`; or, without `args_list`, calls: `[task.call(1), ...]`.
@@ -135,6 +185,12 @@ class SyncEnqueue(Base):
             scheduled_at: An aware moment before which they do not run.
             delay: Seconds, or a timedelta, before which they do not run.
             tags: Words kept with the jobs.
+            unique: Each one of its kind; this and the five that follow, as for `enqueue`.
+            dedup_key: A function that makes each job's key of its arguments, or one key for all.
+            unique_while: The states in which a job has its key.
+            unique_for: Seconds for which the keys are held in any case.
+            on_conflict: `skip`, `replace`, or `raise`: then none is stored.
+            merge: With `replace`, how arguments become one.
             connection: Store them in the transaction of this connection of yours.
 
         Raises:
@@ -147,6 +203,12 @@ class SyncEnqueue(Base):
             "scheduled_at": scheduled_at,
             "delay": delay,
             "tags": tags,
+            "unique": unique,
+            "dedup_key": dedup_key,
+            "unique_while": unique_while,
+            "unique_for": unique_for,
+            "on_conflict": on_conflict,
+            "merge": merge,
         }
         first, more = self._app.builder.many(target, args_list, options)
         lent = self._lent(connection)
@@ -166,10 +228,11 @@ class SyncEnqueue(Base):
         connection: object = None,
         progress: Callable[[int], object] | None = None,
     ) -> int:
-        """Store any number of jobs, all or none, in little memory; answer how many.
+        """Store any number of jobs, all or none, in little memory; answer how many are new.
 
         Their arguments are asked for as the jobs before are sent, and no ids are kept. With a
-        connection of yours all jobs are made before the first is sent, so they take their memory.
+        connection of yours, or where jobs have keys, all jobs are made before the first is sent, so
+        they take their memory.
 
         Args:
             target: A task, a decorated function, a registered name, or a `TaskRef`.

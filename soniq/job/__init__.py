@@ -7,6 +7,7 @@ from .outcome import Cancel, Discard, Retry, Snooze
 from .queue import QueueStats
 from .record import Attempt, DeadLetter, Job, JobStatus
 from .task import Call, Task, TaskRef
+from .unique import Enqueued
 
 __all__ = [
     "Attempt",
@@ -14,6 +15,7 @@ __all__ = [
     "Cancel",
     "DeadLetter",
     "Discard",
+    "Enqueued",
     "Job",
     "JobContext",
     "JobStatus",

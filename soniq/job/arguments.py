@@ -27,6 +27,7 @@ class Arguments:
     Attributes:
         context_name: The parameter that wants the `JobContext`, or None.
         names: The parameters a caller gives.
+        defaults: What those have that need not be given.
     """
 
     def __init__(self, function: Callable[..., Any], model: type | None = None) -> None:
@@ -42,6 +43,7 @@ class Arguments:
         self._open = any(p.kind is Parameter.VAR_KEYWORD for p in kept)
         self._simple = all(p.kind not in _POSITIONAL for p in kept) and not self._open
         self._known = frozenset(self.names)
+        self.defaults = {p.name: p.default for p in kept if p.default is not Parameter.empty}
         self._required = frozenset(p.name for p in kept if p.default is Parameter.empty)
         self._whole = _parameter_of_model(kept, hints, self.model)
 
@@ -56,6 +58,10 @@ class Arguments:
         if self._whole is not None:
             return dump(self._as_model(args, kwargs))
         return self._named(args, kwargs)
+
+    def takes(self, name: str) -> bool:
+        """Tell whether an argument of that name may be stored."""
+        return self._open or self.model is not None or name in self.names
 
     def call(
         self, stored: Mapping[str, Any], context: JobContext | None = None

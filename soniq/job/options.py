@@ -9,8 +9,10 @@ from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ..errors import InvalidOption, UnknownOption
+from .names import checked_name
 from .outcome import seconds_of
 from .record import Job
+from .unique import UNIQUE_OPTIONS, UniqueOptions, unique_options
 
 Seconds: TypeAlias = float | timedelta
 Errors: TypeAlias = tuple[type[BaseException], ...]
@@ -62,6 +64,7 @@ class TaskOptions:
     no_timeout: bool = False
     executor: str = "auto"
     tags: tuple[str, ...] | None = None
+    unique: UniqueOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +81,22 @@ class EnqueueOptions:
     max_retries: int | None = None
     timeout: float | None = None
     tags: tuple[str, ...] | None = None
+    unique: UniqueOptions | None = None
 
     def over(self, base: EnqueueOptions) -> EnqueueOptions:
         """Lay these options over others: what is given here wins."""
         given = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        if self.unique is not None:
+            given["unique"] = self.unique.over(base.unique)
         return replace(base, **given)
 
 
 PLAIN = EnqueueOptions()
 """Nothing asked for; one object, so that it can be told at a glance."""
 
-ENQUEUE_OPTIONS = ("queue", "priority", "scheduled_at", "delay", "max_retries", "timeout", "tags")
+ENQUEUE_OPTIONS = (
+    "queue", "priority", "scheduled_at", "delay", "max_retries", "timeout", "tags", *UNIQUE_OPTIONS,
+)  # fmt: skip
 
 
 def enqueue_options(given: Mapping[str, Any]) -> EnqueueOptions:
@@ -111,6 +119,7 @@ def enqueue_options(given: Mapping[str, Any]) -> EnqueueOptions:
         max_retries=_given(checked_retries, value("max_retries")),
         timeout=_given(checked_timeout, value("timeout")),
         tags=_given(checked_tags, value("tags")),
+        unique=unique_options(given),
     )
 
 
@@ -150,15 +159,6 @@ def unknown_option(name: str, known: Iterable[str]) -> str:
 def checked_queue(value: object) -> str:
     """A queue's name: 1 to 128 characters without NUL."""
     return checked_name(value, "queue", 128)
-
-
-def checked_name(value: object, what: str, longest: int) -> str:
-    """Text of 1 to `longest` characters without NUL or half a surrogate pair."""
-    if not isinstance(value, str) or not value.strip() or len(value) > longest:
-        raise InvalidOption(f"{what} must be text of 1 to {longest} characters, not {value!r}.")
-    if "\0" in value or not _is_unicode(value):
-        raise InvalidOption(f"{what} {value!r} holds a character that PostgreSQL cannot store.")
-    return value
 
 
 def checked_priority(value: object) -> int:
@@ -224,11 +224,3 @@ def checked_moment(value: object, what: str) -> datetime:
 
 def _given(check: Callable[[Any], Any], value: Any) -> Any:
     return None if value is None else check(value)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

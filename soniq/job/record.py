@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from .unique import Unique
+
 
 class JobStatus(StrEnum):
     """Where in its life a job is."""
@@ -230,6 +232,7 @@ class Placement:
     Attributes:
         due: A moment, seconds from the database's now, or None for now.
         timeout: Seconds an attempt may take; None leaves it to the task.
+        unique: What makes it one of its kind, None if nothing does.
     """
 
     task: str
@@ -240,11 +243,18 @@ class Placement:
     timeout: float | None = None
     tags: tuple[str, ...] | None = None
     trace: str | None = None
+    unique: Unique | None = None
 
     @property
     def plain(self) -> bool:
         """Whether it is due now and asks for nothing special."""
-        return self.due is None and self.timeout is None and self.tags is None and not self.trace
+        return (
+            self.due is None
+            and self.timeout is None
+            and self.tags is None
+            and not self.trace
+            and self.unique is None
+        )
 
 
 class NewJob(NamedTuple):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ..errors import DuplicateTask, InvalidOption, UnknownTask
-from .options import checked_name
+from .names import checked_name
 from .task import Task
 
 

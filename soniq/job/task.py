@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from .arguments import Arguments
+from .names import checked_name
 from .options import (
     PLAIN,
     EnqueueOptions,
     TaskOptions,
-    checked_name,
     checked_queue,
     enqueue_options,
 )
@@ -66,7 +66,7 @@ class Task(Generic[P, R]):
 
         Args:
             **options: `queue`, `priority`, `scheduled_at`, `delay`, `max_retries`, `timeout`,
-                `tags`.
+                `tags`, `unique`, `dedup_key`, `unique_while`, `unique_for`, `on_conflict`, `merge`.
 
         Raises:
             UnknownOption: No option has that name.

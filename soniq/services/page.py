@@ -7,7 +7,8 @@ from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar
 
 from ..errors import InvalidOption
 from ..job.ids import checked_id
-from ..job.options import checked_name, checked_queue
+from ..job.names import checked_name
+from ..job.options import checked_queue
 from ..job.record import JobStatus
 from ..job.task import Task
 from ..steps import Steps

@@ -8,7 +8,8 @@ from types import EllipsisType
 from typing import Any, Literal, TypeAlias
 
 from ..errors import InvalidOption
-from ..job.options import Seconds, checked_moment, checked_name, checked_queue
+from ..job.names import checked_name
+from ..job.options import Seconds, checked_moment, checked_queue
 from ..job.outcome import seconds_of
 from ..job.queue import Number, OnFull, QueueStats, checked_limits
 from ..job.task import Task

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import TypeAlias
 
 from ..job.record import NewJob, Placement
+from ..job.unique import Enqueued
 from ..steps import Atomic, CopyIn, Query, Steps
-from .jobs import parameters
+from . import keys, rows
 
 # Jobs due within this many seconds are told to idle workers, who would else look too late: a worker
 # looks for what is due at least every `poll_interval`.
@@ -69,7 +69,7 @@ Note: TypeAlias = Callable[[Sequence[str]], object]
 
 def enqueue_many(
     first: Sequence[NewJob], more: Iterable[NewJob], notify: str, *, can_copy: bool = False
-) -> Steps[list[str]]:
+) -> Steps[Enqueued]:
     """Store jobs, all or none; answer their ids in the order given.
 
     Args:
@@ -78,8 +78,13 @@ def enqueue_many(
             then none is stored. They are placed as some of the first.
         notify: `auto`, `always` or `off`.
         can_copy: Whether the connection speaks COPY.
+
+    Raises:
+        DuplicateJob: The key of one is held, and it asks for an error then.
     """
-    ids: list[str] = []
+    if _some_have_keys(first):
+        return (yield from keys.enqueue_many([*first, *more], notify))
+    ids = Enqueued()
     yield from _store(first, more, notify, can_copy, ids.extend)
     return ids
 
@@ -92,7 +97,7 @@ def enqueue_stream(
     can_copy: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Steps[int]:
-    """Store jobs as `enqueue_many` does, and remember none of them; answer their number.
+    """Store jobs as `enqueue_many` does, and remember none of them; answer how many are new.
 
     Args:
         first: At least `COPY_FROM` of them, or all.
@@ -100,6 +105,9 @@ def enqueue_stream(
         notify: `auto`, `always` or `off`.
         can_copy: Whether the connection speaks COPY.
         progress: Called now and then with the number sent so far.
+
+    Raises:
+        DuplicateJob: The key of one is held, and it asks for an error then.
     """
     number = 0
 
@@ -109,8 +117,16 @@ def enqueue_stream(
         if progress is not None:
             progress(number)
 
+    if _some_have_keys(first):
+        made = yield from keys.enqueue_many([*first, *more], notify)
+        note(made)
+        return made.outcomes.count("enqueued")
     yield from _store(first, more, notify, can_copy, note)
     return number
+
+
+def _some_have_keys(jobs: Iterable[NewJob]) -> bool:
+    return any(job.placement.unique is not None for job in jobs)
 
 
 def _store(
@@ -131,8 +147,8 @@ def _store(
 def _insert(jobs: Sequence[NewJob], notify: str, note: Note) -> Steps[None]:
     for start in range(0, len(jobs), MOST_ROWS):
         part = jobs[start : start + MOST_ROWS]
-        rows = ",".join(map(_row, part))
-        yield from Query(INSERT_MANY, {"jobs": f"[{rows}]", "notify": notify})
+        lines = ",".join(map(rows.line, part))
+        yield from Query(INSERT_MANY, {"jobs": f"[{lines}]", "notify": notify})
         note([job.id for job in part])
 
 
@@ -221,12 +237,3 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 def _array(words: Iterable[str]) -> str:
     quoted = (word.replace("\\", "\\\\").replace('"', '\\"') for word in words)
     return "{" + ",".join(f'"{word}"' for word in quoted) + "}"
-
-
-def _row(job: NewJob) -> str:
-    """Write one row as a JSON object; its arguments as they are, not parsed and written again."""
-    row = parameters(job)
-    args, trace = row.pop("args"), row.pop("trace") or "null"
-    due = job.placement.due
-    row["moment"] = due.isoformat() if isinstance(due, datetime) else None
-    return f'{json.dumps(row, ensure_ascii=False)[:-1]}, "args": {args}, "trace": {trace}}}'

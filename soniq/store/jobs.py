@@ -12,6 +12,7 @@ from ..job.ids import new_id
 from ..job.record import Job, JobStatus, NewJob
 from ..policy.waking import Waking
 from ..steps import Query, Steps, Where
+from . import keys, rows
 from .endings import KEPT
 
 # A job is queued or scheduled by the server's clock at the statement, not at the transaction's
@@ -161,9 +162,15 @@ def job_of(row: Sequence[Any]) -> Job:
 
 
 def enqueue(job: NewJob, notify: str, waking: Waking) -> Steps[str]:
-    """Store one job; answer its id."""
+    """Store one job; answer its id, or that of the job that has its key.
+
+    Raises:
+        DuplicateJob: Its key is held, and it asks for an error then.
+    """
     if notify == "always" or not job.placement.plain:
-        yield from Query(INSERT, {**parameters(job), "notify": notify})
+        if job.placement.unique is not None:
+            return (yield from keys.enqueue(job, notify))
+        yield from Query(INSERT, {**rows.parameters(job), "notify": notify})
     elif notify == "off":
         yield from Query(INSERT_PLAIN, _texts(job))
     else:
@@ -244,7 +251,7 @@ def delete(job_id: str) -> Steps[bool]:
 
 def reschedule(job_id: str, due: datetime | float | None, notify: str) -> Steps[bool]:
     """Move a waiting job to another moment; answer whether there was one."""
-    params = {"id": job_id, "notify": notify, **_due(due)}
+    params = {"id": job_id, "notify": notify, **rows.due(due)}
     return bool((yield from Query(RESCHEDULE, params)))
 
 
@@ -271,38 +278,9 @@ def retry(job_id: str, notify: str) -> Steps[str]:
     return made[0]
 
 
-def _plain_parameters(job: NewJob) -> dict[str, object]:
-    placement = job.placement
-    return {
-        "id": job.id,
-        "task": placement.task,
-        "queue": placement.queue,
-        "args": job.args,
-        "priority": placement.priority,
-        "max_attempts": placement.max_attempts,
-    }
-
-
 def _texts(job: NewJob) -> dict[str, object]:
     """Name the same values, each as the text that `INSERT_PLAIN` casts."""
-    values = _plain_parameters(job)
+    values = rows.plain(job)
     values["priority"] = str(values["priority"])
     values["max_attempts"] = str(values["max_attempts"])
     return values
-
-
-def _due(due: datetime | float | None) -> dict[str, object]:
-    later = isinstance(due, int | float)
-    return {"moment": None if later else due, "delay": due if later else None}
-
-
-def parameters(job: NewJob) -> dict[str, object]:
-    """Name a new job's values as the statements do."""
-    placement = job.placement
-    return {
-        **_plain_parameters(job),
-        "timeout": placement.timeout,
-        "tags": None if placement.tags is None else list(placement.tags),
-        "trace": placement.trace,
-        **_due(placement.due),
-    }

@@ -1,11 +1,11 @@
-"""Forget what has been kept long enough, and make room for what will come."""
+"""Forget what has been kept long enough or is held by nobody, and make room for what will come."""
 
 from __future__ import annotations
 
 import anyio
 
 from ..db.session import Session
-from ..store import history
+from ..store import history, keys
 from .bench import Bench
 
 # Partitions are a day wide and made three days ahead: an hour is often enough.
@@ -13,7 +13,7 @@ PAUSE_SECONDS = 3600.0
 
 
 class Pruner:
-    """Tends history's partitions and the dead letters."""
+    """Tends history's partitions, the dead letters and the keys of unique jobs."""
 
     def __init__(self, bench: Bench, session: Session) -> None:
         self._bench = bench
@@ -32,4 +32,11 @@ class Pruner:
                 prune = history.prune_dead_letters(settings.dead_letter_ttl)
                 while len(await self._session.run(prune.__iter__)) == 1000:
                     pass
+            await self._prune_keys()
             await anyio.sleep(PAUSE_SECONDS)
+
+    async def _prune_keys(self) -> None:
+        """Walk over all keys, some in each transaction."""
+        seen = keys.START
+        while not seen.is_last:
+            (seen,) = await self._session.run(keys.prune(seen).__iter__)

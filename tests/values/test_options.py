@@ -76,7 +76,7 @@ def test_a_bad_option_is_refused_by_name(options: dict[str, Any]) -> None:
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(UnknownOption, match="Did you mean 'priority'"):
         enqueue_options({"priorty": 5})
-    with pytest.raises(UnknownOption, match="Known: delay, "):
+    with pytest.raises(UnknownOption, match="Known: dedup_key, delay, "):
         enqueue_options({"zzz": 5})
 
 
