@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from .job.context import JobContext
+    from .job.limits import CircuitBreaker
     from .job.outcome import Cancel, Discard, Retry, Snooze
     from .job.queue import QueueStats
     from .job.record import Attempt, DeadLetter, Job, JobStatus
@@ -62,6 +63,7 @@ __all__ = [
     "Attempt",
     "Call",
     "Cancel",
+    "CircuitBreaker",
     "ConnectionLost",
     "DatabaseError",
     "DatabaseMissing",

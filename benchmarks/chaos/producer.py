@@ -19,13 +19,15 @@ import psycopg
 
 from soniq.errors import SoniqError
 
-from .application import TASKS, app, ledger
+from .application import LIMITED, TASKS, app, ledger
 
 BULK = 10
 PATIENCE = 5.0
 """Seconds a caller of ours has for its transaction."""
 LONGEST = "SONIQ_CHAOS_LONGEST"
 """The variable that says how many seconds the longest of the usual jobs takes."""
+WHICH = "SONIQ_CHAOS_LIMITED"
+"""The variable that says that the tasks are those with limits."""
 
 
 class Share:
@@ -43,6 +45,7 @@ class Share:
         self._began = time.monotonic()
         self._tried = 0
         self._longest = float(os.environ.get(LONGEST, "0.2"))
+        self._tasks = LIMITED if WHICH in os.environ else TASKS
         self.acknowledged = 0
 
     @property
@@ -57,7 +60,7 @@ class Share:
         """Choose the next job's task and arguments."""
         self._tried += 1
         key = f"{self.name}{os.getpid()}-{self._tried}"
-        task = TASKS[self._tried % len(TASKS)]
+        task = self._tasks[self._tried % len(self._tasks)]
         return task, {"key": key, "seconds": random.random() * self._longest}
 
     def noted(self, keys: Sequence[str], ids: Sequence[str]) -> None:

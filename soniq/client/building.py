@@ -154,8 +154,9 @@ class Builder:
 
         def make(given: object) -> NewJob:
             args, kwargs = _unpacked(task, given)
-            text = encode(_bound(task, args, kwargs), limit=limit, what="argument")
-            return NewJob(new_id(), text, placement)
+            bound = _bound(task, args, kwargs)
+            text = encode(bound, limit=limit, what="argument")
+            return NewJob(new_id(), text, _behind_gate(task, bound, placement))
 
         return make
 
@@ -165,7 +166,7 @@ class Builder:
         if placement.unique is not None:
             placement = _with_key(task, args, placement, placement.unique)
         text = encode(args, limit=self._settings.max_payload_bytes, what="argument")
-        return NewJob(new_id(), text, placement)
+        return NewJob(new_id(), text, _behind_gate(task, args, placement))
 
     def _placement(self, task: Task[..., Any] | TaskRef, asked: EnqueueOptions) -> Placement:
         """Work out where and how a task's jobs are stored; once for each that is left as it is."""
@@ -178,10 +179,11 @@ class Builder:
     def _placed(self, task: Task[..., Any] | TaskRef, chosen: EnqueueOptions) -> Placement:
         retries, unique = chosen.max_retries, chosen.unique
         if isinstance(task, TaskRef):
-            queue, priority, tags = task.queue, 100, None
+            queue, priority, tags, limits = task.queue, 100, None, None
         else:
             declared = task.defaults
             queue, priority, tags = declared.queue, declared.priority, declared.tags
+            limits = declared.limits
             retries = declared.max_retries if retries is None else retries
             unique = declared.unique if unique is None else unique.over(declared.unique)
         return Placement(
@@ -193,6 +195,7 @@ class Builder:
             timeout=chosen.timeout,
             tags=tags if chosen.tags is None else chosen.tags,
             unique=None if unique is None else self._rule(task, unique),
+            gate="t" if limits is not None and limits.key is None else None,
         )
 
     def _rule(self, task: Task[..., Any] | TaskRef, options: UniqueOptions) -> Unique | None:
@@ -206,6 +209,16 @@ class Builder:
                     f"{', '.join(task.arguments.names)}."
                 )
         return replace(rule, limit=self._settings.max_payload_bytes)
+
+
+def _behind_gate(
+    task: Task[..., Any] | TaskRef, bound: Mapping[str, Any], placement: Placement
+) -> Placement:
+    # A job whose task is known by name only is put behind its gate by the worker that claims it.
+    if isinstance(task, TaskRef) or task.defaults.limits is None:
+        return placement
+    gate = task.gate(bound)
+    return placement if gate == placement.gate else replace(placement, gate=gate)
 
 
 # Not `dict | Mapping`, which would be made anew for each job.

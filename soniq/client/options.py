@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from ..errors import InvalidOption, UnknownOption
 from ..job import unique as uniqueness
+from ..job.limits import CircuitBreaker, Key, Weights
 from ..job.options import (
     Errors,
     RetryPolicy,
@@ -21,6 +22,7 @@ from ..job.options import (
     retry_rule,
     unknown_option,
 )
+from ..policy.limits import limits_of
 
 ErrorTypes = type[BaseException] | Sequence[type[BaseException]]
 Policy = RetryPolicy | Callable[..., float | None]
@@ -56,6 +58,17 @@ class JobOptions(TypedDict, total=False):
         on_conflict: What an enqueue does then: `skip` it, `replace` the job that waits, or `raise`.
         merge: With `replace`, how arguments of both become one, by name: `append`, `sum`, or a
             function of the older and the newer.
+        concurrency: Jobs of the task that run at once, over all workers.
+        concurrency_key: A parameter's name, or a function of the arguments: `concurrency` is of
+            each key.
+        ordered_by: The same: jobs of one key run one at a time, in the order of their enqueue.
+        ordered_retry: `hold`: a retry holds the others of its key; `step_aside`: it does not.
+        rate_limit: How many jobs start in which time, like `100/minute`, `10/s` or `5/10s`.
+        rate_burst: How many of them at once, after a rest.
+        rate_key: As `concurrency_key`: `rate_limit` is of each key.
+        fair_by: The same: keys take turns, however many jobs each has.
+        fair_weights: How many turns some keys get where others get one; a dict, or a function.
+        breaker: A `CircuitBreaker`: when failures stop the task for a while.
     """
 
     queue: str
@@ -80,6 +93,16 @@ class JobOptions(TypedDict, total=False):
     unique_for: Seconds
     on_conflict: uniqueness.Conflict
     merge: uniqueness.Merge
+    concurrency: int
+    concurrency_key: Key
+    ordered_by: Key
+    ordered_retry: Literal["hold", "step_aside"]
+    rate_limit: str
+    rate_burst: int
+    rate_key: Key
+    fair_by: Key
+    fair_weights: Weights
+    breaker: CircuitBreaker
 
 
 def task_options(given: Mapping[str, Any]) -> TaskOptions:
@@ -113,6 +136,7 @@ def task_options(given: Mapping[str, Any]) -> TaskOptions:
         executor=value("executor") or "auto",
         tags=None if value("tags") is None else checked_tags(value("tags")),
         unique=_unique(given),
+        limits=limits_of(given),
     )
 
 

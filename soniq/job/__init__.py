@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .context import JobContext
+from .limits import CircuitBreaker
 from .outcome import Cancel, Discard, Retry, Snooze
 from .queue import QueueStats
 from .record import Attempt, DeadLetter, Job, JobStatus
@@ -13,6 +14,7 @@ __all__ = [
     "Attempt",
     "Call",
     "Cancel",
+    "CircuitBreaker",
     "DeadLetter",
     "Discard",
     "Enqueued",

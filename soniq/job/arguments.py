@@ -40,10 +40,10 @@ class Arguments:
         kept = [p for p in parameters if p.name != self.context_name]
         self._signature = inspect.Signature(kept)
         self.names = tuple(p.name for p in kept)
+        self.defaults = {p.name: p.default for p in kept if p.default is not Parameter.empty}
         self._open = any(p.kind is Parameter.VAR_KEYWORD for p in kept)
         self._simple = all(p.kind not in _POSITIONAL for p in kept) and not self._open
         self._known = frozenset(self.names)
-        self.defaults = {p.name: p.default for p in kept if p.default is not Parameter.empty}
         self._required = frozenset(p.name for p in kept if p.default is Parameter.empty)
         self._whole = _parameter_of_model(kept, hints, self.model)
 

@@ -9,12 +9,13 @@ def checked_name(value: object, what: str, longest: int) -> str:
     """Text of 1 to `longest` characters without NUL or half a surrogate pair."""
     if not isinstance(value, str) or not value.strip() or len(value) > longest:
         raise InvalidOption(f"{what} must be text of 1 to {longest} characters, not {value!r}.")
-    if "\0" in value or not _is_unicode(value):
+    if "\0" in value or not is_unicode(value):
         raise InvalidOption(f"{what} {value!r} holds a character that PostgreSQL cannot store.")
     return value
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written: it has no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

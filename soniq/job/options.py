@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ..errors import InvalidOption, UnknownOption
+from .limits import Limits
 from .names import checked_name
 from .outcome import seconds_of
 from .record import Job
@@ -65,6 +66,7 @@ class TaskOptions:
     executor: str = "auto"
     tags: tuple[str, ...] | None = None
     unique: UniqueOptions | None = None
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)

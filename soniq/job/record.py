@@ -233,6 +233,7 @@ class Placement:
         due: A moment, seconds from the database's now, or None for now.
         timeout: Seconds an attempt may take; None leaves it to the task.
         unique: What makes it one of its kind, None if nothing does.
+        gate: What limits it; None is nothing (see `job/limits.py`).
     """
 
     task: str
@@ -244,6 +245,7 @@ class Placement:
     tags: tuple[str, ...] | None = None
     trace: str | None = None
     unique: Unique | None = None
+    gate: str | None = None
 
     @property
     def plain(self) -> bool:
@@ -254,6 +256,7 @@ class Placement:
             and self.tags is None
             and not self.trace
             and self.unique is None
+            and self.gate is None
         )
 
 

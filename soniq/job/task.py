@@ -11,6 +11,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
+from ..errors import InvalidOption
 from .arguments import Arguments
 from .names import checked_name
 from .options import (
@@ -49,10 +50,20 @@ class Task(Generic[P, R]):
         self.defaults = defaults
         self.chosen = PLAIN
         self.arguments = Arguments(function, validate)
+        limits = defaults.limits
+        if limits is not None and isinstance(limits.key, str):
+            self._check_key(limits.key)
         self.is_async = iscoroutinefunction(function)
         self.apart = defaults.executor == "process"
         # Without what lies on the function: an attribute called `name` would be the task's name.
         update_wrapper(self, function, updated=())
+
+    def _check_key(self, key: str) -> None:
+        if not self.arguments.takes(key):
+            raise InvalidOption(
+                f"A limit of {self.name} goes by {key!r}, and it has no such parameter. "
+                f"Its parameters: {', '.join(self.arguments.names) or 'none'}."
+            )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now; no job is made."""
@@ -75,6 +86,15 @@ class Task(Generic[P, R]):
         twin = copy(self)
         twin.chosen = enqueue_options(options).over(self.chosen)
         return twin
+
+    def gate(self, bound: Mapping[str, Any]) -> str | None:
+        """Name what limits a job with these arguments; None is nothing.
+
+        Raises:
+            InvalidArguments: They make no key for the limit.
+        """
+        limits = self.defaults.limits
+        return None if limits is None else limits.gate({**self.arguments.defaults, **bound})
 
     def call(self, *args: Any, **kwargs: Any) -> Call:
         """Keep a call for `enqueue_many`.

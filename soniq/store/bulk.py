@@ -25,13 +25,13 @@ INSERT_MANY = """
         FROM jsonb_to_recordset(CAST(CAST(%(jobs)s AS text) AS jsonb)) AS r(
             id uuid, task text, queue text, args jsonb, priority smallint, moment timestamptz,
             delay double precision, max_attempts integer, timeout double precision, tags text[],
-            trace jsonb)),
+            trace jsonb, gate text)),
     job AS (
         INSERT INTO {soniq}.jobs (id, task, queue, args, state, priority, scheduled_at,
-                                  max_attempts, timeout_seconds, tags, trace)
+                                  max_attempts, timeout_seconds, tags, trace, gate)
         SELECT id, task, queue, args,
                CASE WHEN due > statement_timestamp() THEN 'scheduled' ELSE 'queued' END,
-               priority, due, max_attempts, timeout, tags, trace
+               priority, due, max_attempts, timeout, tags, trace, gate
         FROM given
         RETURNING queue, state, scheduled_at),
     told AS (
@@ -45,7 +45,8 @@ INSERT_MANY = """
 # The lines are UTF-8, whatever encoding the connection has.
 COPY = """
     COPY {soniq}.jobs (id, args, task, queue, state, priority, scheduled_at, created_at,
-                       max_attempts, timeout_seconds, tags, trace) FROM STDIN (ENCODING 'UTF8')"""
+                       max_attempts, timeout_seconds, tags, trace, gate) FROM STDIN
+    (ENCODING 'UTF8')"""
 
 # Most bulks ask for nothing special: what is left out here costs no parsing.
 COPY_PLAIN = """
@@ -227,6 +228,7 @@ def _columns(placement: Placement, now: datetime) -> Sequence[str | None]:
         None if placement.timeout is None else repr(placement.timeout),
         None if placement.tags is None else _array(placement.tags),
         placement.trace,
+        placement.gate,
     )
 
 

@@ -9,14 +9,17 @@ from typing import Any, LiteralString
 
 from ..job.record import Claimed
 from ..steps import Query
+from .gates import IN_ORDER
 
 # A skip scan: one index probe for each queue that has work, however deep the queues are.
 LANES = """
     WITH RECURSIVE lane AS (
-        (SELECT queue FROM {soniq}.jobs WHERE state = 'queued' ORDER BY queue LIMIT 1)
+        (SELECT queue FROM {soniq}.jobs WHERE state = 'queued' AND gate IS NULL
+         ORDER BY queue LIMIT 1)
         UNION ALL
         SELECT (SELECT j.queue FROM {soniq}.jobs j
-                WHERE j.state = 'queued' AND j.queue > lane.queue ORDER BY j.queue LIMIT 1)
+                WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue > lane.queue
+                ORDER BY j.queue LIMIT 1)
         FROM lane WHERE lane.queue IS NOT NULL)
     SELECT queue FROM lane WHERE queue IS NOT NULL"""
 
@@ -30,10 +33,12 @@ LANES_BESIDE = """
         UNION ALL
         SELECT CASE WHEN lane.high IS NULL THEN (
                 SELECT j.queue FROM {soniq}.jobs j
-                WHERE j.state = 'queued' AND j.queue > lane.queue ORDER BY j.queue LIMIT 1)
+                WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue > lane.queue
+                ORDER BY j.queue LIMIT 1)
             ELSE (
                 SELECT j.queue FROM {soniq}.jobs j
-                WHERE j.state = 'queued' AND j.queue > lane.queue AND j.queue < lane.high
+                WHERE j.state = 'queued' AND j.gate IS NULL
+                  AND j.queue > lane.queue AND j.queue < lane.high
                 ORDER BY j.queue LIMIT 1) END, lane.high, true
         FROM lane WHERE lane.queue IS NOT NULL)
     SELECT queue FROM lane WHERE found AND queue IS NOT NULL"""
@@ -43,7 +48,8 @@ LANES_BESIDE = """
 LANES_OF = """
     SELECT q.queue FROM unnest(CAST(%(queues)s AS text[])) WITH ORDINALITY AS q(queue, place)
     CROSS JOIN LATERAL (
-        SELECT FROM {soniq}.jobs j WHERE j.state = 'queued' AND j.queue = q.queue
+        SELECT FROM {soniq}.jobs j
+        WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue = q.queue
         ORDER BY j.priority, j.scheduled_at, j.id LIMIT 1) AS head
     ORDER BY q.place"""
 
@@ -70,7 +76,7 @@ _TAKEN: LiteralString = """
 # for several gains by a new plan each time, which takes as long as the rest of the claim.
 _HEAD: LiteralString = f"""
         FROM {{soniq}}.jobs j
-        WHERE j.state = 'queued' AND j.queue = CAST(%(queue)s AS text)
+        WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue = CAST(%(queue)s AS text)
           AND j.task = ANY (CAST(%(tasks)s AS text[]))
           AND NOT EXISTS (
             SELECT FROM {{soniq}}.queues q
@@ -104,7 +110,7 @@ CLAIM_LANES = f"""
         FROM unnest(CAST(%(queues)s AS text[]), CAST(%(numbers)s AS integer[])) AS a(queue, number)
         CROSS JOIN LATERAL (
             SELECT j.id, {_SIZE} FROM {{soniq}}.jobs j
-            WHERE j.state = 'queued' AND j.queue = a.queue
+            WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue = a.queue
               AND j.task = ANY (CAST(%(tasks)s AS text[]))
             ORDER BY j.priority, j.scheduled_at, j.id
             LIMIT a.number
@@ -122,7 +128,7 @@ CLAIM_ABOVE = f"""
             AS l(priority, since)
         CROSS JOIN LATERAL (
             SELECT j.id, {_SIZE} FROM {{soniq}}.jobs j
-            WHERE j.state = 'queued' AND j.queue = CAST(%(queue)s AS text)
+            WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue = CAST(%(queue)s AS text)
               AND j.priority = l.priority AND j.scheduled_at >= l.since
               AND j.task = ANY (CAST(%(tasks)s AS text[]))
             ORDER BY j.scheduled_at, j.id
@@ -135,21 +141,23 @@ CLAIM_ABOVE = f"""
     WHERE j.id = ANY (ARRAY (SELECT {_BOUND})){_TAKEN}"""
 
 # A thousand at a time, so that a million that fall due at once do not make one huge transaction.
-STAGE = """
+STAGE = f"""
     WITH due AS (
-        SELECT id FROM {soniq}.jobs
+        SELECT id FROM {{soniq}}.jobs
         WHERE state = 'scheduled' AND scheduled_at <= statement_timestamp()
         ORDER BY scheduled_at LIMIT 1000
         FOR UPDATE SKIP LOCKED),
     moved AS (
-        UPDATE {soniq}.jobs j SET state = 'queued'
+        UPDATE {{soniq}}.jobs j SET state = 'queued',
+            scheduled_at = CASE WHEN j.attempt + j.snoozes > 0 AND {IN_ORDER}
+                                THEN j.created_at ELSE j.scheduled_at END
         WHERE j.id = ANY (ARRAY (SELECT id FROM due)) RETURNING j.queue),
     summed AS (
         SELECT count(*) AS moved, count(DISTINCT queue) AS queues, min(queue) AS queue FROM moved)
     SELECT moved,
         (SELECT extract(epoch FROM min(scheduled_at) - statement_timestamp())
-         FROM {soniq}.jobs WHERE state = 'scheduled' AND scheduled_at > statement_timestamp()),
-        CASE WHEN moved > 0 THEN CAST({soniq}.wake(
+         FROM {{soniq}}.jobs WHERE state = 'scheduled' AND scheduled_at > statement_timestamp()),
+        CASE WHEN moved > 0 THEN CAST({{soniq}}.wake(
             CASE WHEN queues = 1 THEN queue ELSE '*' END, CAST(%(notify)s AS text)) AS text) END
     FROM summed"""
 
@@ -158,7 +166,7 @@ STAGE = """
 UNKNOWN = """
     SELECT DISTINCT task FROM (
         SELECT task FROM {soniq}.jobs
-        WHERE state = 'queued' AND queue = ANY (CAST(%(queues)s AS text[]))
+        WHERE state = 'queued' AND gate IS NULL AND queue = ANY (CAST(%(queues)s AS text[]))
         ORDER BY queue, priority, scheduled_at, id LIMIT 1000) AS head
     WHERE task <> ALL (CAST(%(tasks)s AS text[]))"""
 

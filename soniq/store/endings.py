@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from ..steps import Query
+from .gates import IN_ORDER
 
 # Columns that live jobs, history and dead letters share.
 KEPT: LiteralString = (
@@ -31,6 +32,11 @@ _TAKEN_OVER: LiteralString = f"""
 # statistics, always wrong for a queue, promise to be empty; joined by primary key, it cannot err.
 _MINE: LiteralString = """
         j.id = t.id AND j.attempt = t.attempt AND j.worker_id = CAST(%(worker)s AS uuid)"""
+
+# What is to be run in order, and at once, goes before all that was enqueued later.
+_MOMENT: LiteralString = f"""
+            CASE WHEN t.delay <= 0 AND {IN_ORDER} THEN j.created_at
+                 ELSE statement_timestamp() + make_interval(secs => t.delay) END"""
 
 # Entries beyond the last 50 are forgotten, so that a job that fails for months stays small.
 _NOTED: LiteralString = """
@@ -62,7 +68,7 @@ AGAIN = f"""
             AS t(id, attempt, delay, outcome, error, traceback))
     UPDATE {{soniq}}.jobs j SET
         state = CASE WHEN t.delay > 0 THEN 'scheduled' ELSE 'queued' END,
-        scheduled_at = statement_timestamp() + make_interval(secs => t.delay),
+        scheduled_at = {_MOMENT},
         worker_id = NULL,
         attempts = {_NOTED}
     FROM t WHERE {_MINE}
@@ -76,7 +82,7 @@ LATER = f"""
             AS t(id, attempt, delay))
     UPDATE {{soniq}}.jobs j SET
         state = CASE WHEN t.delay > 0 THEN 'scheduled' ELSE 'queued' END,
-        scheduled_at = statement_timestamp() + make_interval(secs => t.delay),
+        scheduled_at = {_MOMENT},
         worker_id = NULL, attempt = j.attempt - 1, snoozes = j.snoozes + 1
     FROM t WHERE {_MINE}
     RETURNING CAST(j.id AS text)"""

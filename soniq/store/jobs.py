@@ -14,6 +14,7 @@ from ..policy.waking import Waking
 from ..steps import Query, Steps, Where
 from . import keys, rows
 from .endings import KEPT
+from .gates import IN_ORDER
 
 # A job is queued or scheduled by the server's clock at the statement, not at the transaction's
 # start: a delay in a long transaction would else be over before its COMMIT.
@@ -34,13 +35,13 @@ INSERT = f"""
     WITH due AS (SELECT {_DUE} AS moment),
     job AS (
         INSERT INTO {{soniq}}.jobs (id, task, queue, args, state, priority, scheduled_at,
-                                    max_attempts, timeout_seconds, tags, trace)
+                                    max_attempts, timeout_seconds, tags, trace, gate)
         SELECT CAST(%(id)s AS uuid), CAST(%(task)s AS text), CAST(%(queue)s AS text),
                CAST(CAST(%(args)s AS text) AS jsonb),
                CASE WHEN due.moment > statement_timestamp() THEN 'scheduled' ELSE 'queued' END,
                CAST(%(priority)s AS smallint), due.moment, CAST(%(max_attempts)s AS integer),
                CAST(%(timeout)s AS double precision), CAST(%(tags)s AS text[]),
-               CAST(CAST(%(trace)s AS text) AS jsonb)
+               CAST(CAST(%(trace)s AS text) AS jsonb), CAST(%(gate)s AS text)
         FROM due
         RETURNING id, queue, state, scheduled_at)
     SELECT CAST(id AS text), {_TELL} FROM job"""
@@ -119,11 +120,14 @@ DELETE = """
     dead AS (DELETE FROM {soniq}.dead_letters WHERE id = CAST(%(id)s AS uuid) RETURNING id)
     SELECT id FROM live UNION ALL SELECT id FROM past UNION ALL SELECT id FROM dead"""
 
-RUN_NOW = """
+RUN_NOW = f"""
     WITH job AS (
-        UPDATE {soniq}.jobs SET state = 'queued', scheduled_at = statement_timestamp()
-        WHERE id = CAST(%(id)s AS uuid) AND state = 'scheduled' RETURNING id, queue)
-    SELECT CAST(id AS text), CAST({soniq}.wake(queue, CAST(%(notify)s AS text)) AS text) FROM job"""
+        UPDATE {{soniq}}.jobs j SET state = 'queued',
+            scheduled_at = CASE WHEN j.attempt + j.snoozes > 0 AND {IN_ORDER}
+                                THEN j.created_at ELSE statement_timestamp() END
+        WHERE j.id = CAST(%(id)s AS uuid) AND j.state = 'scheduled' RETURNING j.id, j.queue)
+    SELECT CAST(id AS text), CAST({{soniq}}.wake(queue, CAST(%(notify)s AS text)) AS text)
+    FROM job"""
 
 RESCHEDULE = f"""
     WITH due AS (SELECT {_DUE} AS moment),

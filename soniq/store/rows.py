@@ -35,6 +35,7 @@ def parameters(job: NewJob) -> dict[str, object]:
         "timeout": placement.timeout,
         "tags": None if placement.tags is None else list(placement.tags),
         "trace": placement.trace,
+        "gate": placement.gate,
         **due(placement.due),
     }
 

@@ -44,6 +44,8 @@ class Bench:
         listening: Whether notifications arrive.
         hints: Queues that a notification named; `*` is any.
         uncertain: The database may hold jobs for this worker that the worker does not know of.
+        gated: The names of tasks whose jobs wait behind gates.
+        freed: A gate may have more room than when it was last looked at.
         worn: The queues that are not claimed from their heads.
         sweeping: Held by a claim beside the fetcher's.
         fenced: The worker could not report for so long that others may take its jobs.
@@ -70,6 +72,8 @@ class Bench:
         self.listening = False
         self.hints: set[str] = set()
         self.uncertain = False
+        self.gated = {task.name for task in registry if task.defaults.limits is not None}
+        self.freed = False
         self.worn = Worn()
         self.sweeping = anyio.Lock()
         self.fenced = False
@@ -114,6 +118,11 @@ class Bench:
         if queue == "*" or not self.settings.queues or queue in self.settings.queues:
             self.hints.add(queue)
             self.wake_news.ring()
+
+    def free_gate(self) -> None:
+        """Take in that a gate may have room."""
+        self.freed = True
+        self.wake_news.ring()
 
     def feed(self, taken: list[Claimed]) -> None:
         """Put claimed jobs on the bench and wake as many runners as there are jobs."""

@@ -28,7 +28,7 @@ from ..job.record import Claimed, Job, JobStatus
 from ..policy import lifecycle
 from ..policy.lifecycle import Again, Bury, Drop, Finish, Later, Nothing, Release, Verdict
 from ..steps import Batch, Query, Steps
-from ..store import endings
+from ..store import endings, gates
 from ..store.endings import Told
 from .attempt import Attempt
 from .bench import Bench
@@ -132,7 +132,16 @@ class Completer:
         await self._write([(job, attempt, Bury(UNWRITABLE, failure))])
 
     def _queries(self, judged: Sequence[Judged]) -> list[Query[str]]:
-        return queries(judged, self._bench.id, self._bench.settings.notify)
+        bench = self._bench
+        made = queries(judged, bench.id, bench.settings.notify)
+        # The room they leave at their gates is for others, if this worker cannot use it.
+        if (bench.draining or bench.ready) and bench.gated and self._any_gated(judged):
+            made.append(gates.wake(bench.settings.notify))
+        return made
+
+    def _any_gated(self, judged: Sequence[Judged]) -> bool:
+        gated = self._bench.gated
+        return any(job.task in gated for job, _, _ in judged)
 
     # -- telling
 
@@ -152,6 +161,8 @@ class Completer:
                     self._bench.hear(job.queue)
         if again:
             self._bench.wake_stage.ring()
+        if self._bench.gated and self._any_gated(judged):
+            self._bench.free_gate()
 
 
 UNWRITABLE = "the database refused its ending"

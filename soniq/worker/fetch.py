@@ -95,7 +95,7 @@ class Fetcher:
             await self._rest()
         elif bench.idle and bench.listening and not taker.lanes:
             # Whatever else there were would have been notified.
-            await self._wait_for_news(FIRST_NAP_SECONDS)
+            await self._wait_for_news(self._until_gate(FIRST_NAP_SECONDS))
 
     async def _wait_for_room(self) -> None:
         """Wait until jobs are wanted; hand back what was claimed ahead and finds no slot."""
@@ -130,7 +130,8 @@ class Fetcher:
         while not (bench.draining or bench.uncertain):
             self.dry = True
             bench.wake_phase.ring()
-            if await self._wait_for_news(min(nap, poll, HOLD_SECONDS if bench.ready else poll)):
+            most = min(nap, poll, HOLD_SECONDS if bench.ready else poll)
+            if await self._wait_for_news(self._until_gate(most)):
                 return
             self._hand_back_held()
             nap *= 2
@@ -154,6 +155,11 @@ class Fetcher:
                 await self._note_busy()
                 return True
         return False
+
+    def _until_gate(self, seconds: float) -> float:
+        """Wait no longer than until a gate may open by itself."""
+        opens = self._taker.gated.wait_seconds
+        return seconds if opens is None else min(seconds, opens)
 
     async def _wait_for_news(self, seconds: float) -> bool:
         began = time.monotonic()

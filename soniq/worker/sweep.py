@@ -10,6 +10,7 @@ import anyio
 from ..db.session import Session
 from ..errors import DatabaseError
 from ..store import claims
+from . import gated
 from .bench import Bench
 
 log = logging.getLogger("soniq.worker")
@@ -57,4 +58,4 @@ class Sweeper:
         query = claims.claim(bench.id, {queue: max(1, bench.free)}, self._tasks)
         taken = await self._session.run(query.__iter__)
         bench.worn.swept(queue, taken, time.monotonic() - began)
-        bench.feed(taken)
+        await gated.feed(bench, self._session, taken)

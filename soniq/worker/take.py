@@ -12,6 +12,7 @@ from ..job.record import Claimed
 from ..policy import turns
 from ..steps import Query
 from ..store import claims
+from . import gated
 from .bench import Bench
 from .pace import Pace
 
@@ -43,6 +44,7 @@ class Taker:
         tasks: The names of the tasks the worker has.
         lanes: The queues known to have work, in the order of their turns.
         stuck: The queues that gave nothing, if none did, at the last claim.
+        gated: Claims what waits behind gates.
     """
 
     def __init__(self, bench: Bench, session: Session) -> None:
@@ -51,6 +53,8 @@ class Taker:
         self.tasks = bench.registry.names()
         self.lanes: list[str] = []
         self.stuck: list[str] = []
+        self.gated = gated.Gated(bench, session)
+        self._odd = False
         self._recent: list[str] = []
         self._look_at = 0.0
         self._barren = turns.Barren()
@@ -96,6 +100,28 @@ class Taker:
         return max(0, bench.free - at_hand) if heavy else target - at_hand
 
     async def take(self, room: int) -> bool:
+        """Claim what waits behind gates and what does not, half of either where there is both."""
+        if not self.gated.wanted:
+            return await self._take_plain(room)
+        self._odd = not self._odd
+        share = min(room, room // 2 + self._odd) if self.lanes else room
+        gated = await self._take_gated(share)
+        plain = await self._take_plain(room - gated) if gated < room else False
+        if not (plain or gated) and share < room:
+            gated = await self._take_gated(room)
+        return plain or gated > 0
+
+    async def _take_gated(self, number: int) -> int:
+        if number <= 0:
+            return 0
+        slots, most_bytes = self._slots(number), max(0, self._bytes)
+        came = await self.gated.take(
+            number, slots=number if slots is None else slots, most_bytes=most_bytes
+        )
+        self._bytes -= size_of(came)
+        return len(came)
+
+    async def _take_plain(self, room: int) -> bool:
         """Claim from the queues known to have work, or from those a look finds."""
         hinted = self._hear()
         look_first = not self.lanes or not (self.looked or hinted)
@@ -109,6 +135,8 @@ class Taker:
 
     async def take_again(self) -> bool:
         """Claim where the last jobs came from, without a look if that was one queue."""
+        if self.gated.wanted and await self._take_gated(self.room()):
+            return True
         if len(self._recent) == 1 and self.looked:
             self.lanes = list(self._recent)
         else:
@@ -129,7 +157,7 @@ class Taker:
                 known, beside = dict([next(iter(known.items()))]), ()
             numbers = {**dict.fromkeys(beside, bench.settings.concurrency), **known}
             taken = await self._take_from(numbers)
-            bench.feed(taken)
+            await gated.feed(bench, self._session, taken)
             room -= len(taken)
             came = came or bool(taken)
             counts = Counter(job.queue for job in taken)

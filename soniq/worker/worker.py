@@ -19,6 +19,7 @@ from ..policy.shutdown import Patience, Phase, phase_after
 from ..schema import migrate
 from ..settings import Settings
 from ..steps import Query, Steps
+from ..store import gates
 from .attempt import Why
 from .bench import Bench
 from .complete import Completer
@@ -129,6 +130,9 @@ class Worker:
         executor = Executor(bench, lender)
         tending = (Rescuer(bench, upkeep), Pruner(bench, upkeep), Tender(bench, upkeep))
         leader = Leader(bench, upkeep, [duty.run for duty in (Stager(bench, staging), *tending)])
+        await beating.run(
+            gates.declare, {each.name: each.defaults.limits for each in bench.registry}
+        )
         await heartbeat.sign_in()
         self._announce()
         left: list[str] = []
@@ -163,7 +167,7 @@ class Worker:
         """Wait through the phases; answer the ids of jobs whose threads were left behind."""
         bench = self.bench
         while bench.phase is not Phase.STOPPED:
-            nothing_due = fetcher.dry and not bench.busy and not bench.hints
+            nothing_due = fetcher.dry and not (bench.busy or bench.hints or bench.freed)
             if self._run_once and nothing_due and not self._signals:
                 self.stop()
             await bench.wake_phase.wait(self._next_change())

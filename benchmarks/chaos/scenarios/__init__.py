@@ -7,7 +7,9 @@ import importlib
 from ._scenario import ALL, Scenario
 
 # Each module registers what it declares.
-for _name in ("workers", "server", "failover", "network", "limits", "clock", "handlers", "upgrade"):
+for _name in (
+    "workers", "gates", "server", "failover", "network", "limits", "clock", "handlers", "upgrade",
+):  # fmt: skip
     importlib.import_module(f"{__name__}.{_name}")
 
 SCENARIOS: dict[str, Scenario] = {

@@ -71,6 +71,7 @@ class Job(Record):
     state = models.TextField(choices=LiveState.choices)
     snoozes = models.IntegerField()
     cancel_requested = models.BooleanField()
+    gate = models.TextField(null=True)
 
     class Meta(Record.Meta):
         """Its table."""

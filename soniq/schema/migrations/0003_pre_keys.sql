@@ -109,7 +109,7 @@ BEGIN
     END IF;
     -- Somebody may have asked to cancel what it did before.
     UPDATE {soniq}.jobs j SET args = given, scheduled_at = asked.scheduled_at, state = asked.state,
-        priority = asked.priority, cancel_requested = false
+        priority = asked.priority, gate = asked.gate, cancel_requested = false
     WHERE j.id = standing;
     outcome := 'replaced';
     IF asked.state = 'queued' THEN

@@ -1,0 +1,187 @@
+"""Limits: what tasks declare of them, and the claim of jobs that wait behind gates.
+
+How a claim counts and takes is told in the functions of `0005_pre_gates.sql`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+from ..job.limits import Limits
+from ..job.record import Claimed
+from ..steps import Batch, Query, Steps
+
+# The gates of keys whose jobs run in order; a retry goes before what was enqueued after it.
+IN_ORDER: LiteralString = "j.gate >= 'o' AND j.gate < 'p'"
+
+_DECLARED: LiteralString = """
+    concurrency, key_concurrency, rate_seconds, rate_burst, rate_by_key, breaker_failures,
+    breaker_window, breaker_pause, breaker_by_key"""
+
+# Sorted: two workers that start at once take the rows in one order.
+DECLARE = f"""
+    INSERT INTO {{soniq}}.gates AS g (task, declared_at, {_DECLARED})
+    SELECT task, statement_timestamp(), {_DECLARED}
+    FROM jsonb_to_recordset(CAST(CAST(%(limits)s AS text) AS jsonb)) AS r(
+        task text, concurrency integer, key_concurrency integer, rate_seconds double precision,
+        rate_burst integer, rate_by_key boolean, breaker_failures integer,
+        breaker_window double precision, breaker_pause double precision, breaker_by_key boolean)
+    ORDER BY task
+    ON CONFLICT (task, key) DO UPDATE SET
+        (declared_at, {_DECLARED})
+        = (excluded.declared_at, excluded.{", excluded.".join(_DECLARED.replace(",", "").split())})
+    WHERE (g.{", g.".join(_DECLARED.replace(",", "").split())})
+        IS DISTINCT FROM (excluded.{", excluded.".join(_DECLARED.replace(",", "").split())})"""
+
+# A task whose code says nothing of limits any more has none.
+FORGET = """
+    UPDATE {soniq}.gates SET
+        declared_at = NULL, concurrency = NULL, key_concurrency = NULL, rate_seconds = NULL,
+        rate_burst = NULL, rate_by_key = false, breaker_failures = NULL, breaker_window = NULL,
+        breaker_pause = NULL, breaker_by_key = false, closed_until = NULL
+    WHERE key = '' AND declared_at IS NOT NULL AND task = ANY (CAST(%(tasks)s AS text[]))"""
+
+CLAIM = """
+    SELECT c.id, c.task, c.queue, c.args, c.attempt, c.max_attempts, c.snoozes, c.priority,
+        c.scheduled_at, c.created_at, c.timeout_seconds, c.tags, c.trace, c.cancel_requested,
+        c.found_seconds, c.gate, c.mark, c.wait_seconds
+    FROM {soniq}.claim_gated(
+        CAST(%(worker)s AS uuid), CAST(%(queues)s AS text[]), CAST(%(tasks)s AS text[]),
+        CAST(%(number)s AS integer), CAST(%(slots)s AS integer), CAST(%(bytes)s AS bigint),
+        CAST(%(turn)s AS text), CAST(CAST(%(marks)s AS text) AS jsonb),
+        CAST(CAST(%(weights)s AS text) AS jsonb)) AS c"""
+
+# Of tasks that the worker has, whether or not they declare limits now.
+WAITING = """
+    SELECT DISTINCT l.task FROM {soniq}.gated_lanes(
+        CAST(%(queues)s AS text[]), CAST(%(tasks)s AS text[]), '') AS l"""
+
+# Fenced as the endings are; the place in the queue stays.
+PUT_BEHIND = """
+    WITH t AS (
+        SELECT * FROM unnest(
+            CAST(%(ids)s AS uuid[]), CAST(%(attempts)s AS integer[]), CAST(%(gates)s AS text[]))
+            AS t(id, attempt, gate))
+    UPDATE {soniq}.jobs j SET
+        state = 'queued', worker_id = NULL, started_at = NULL, attempt = j.attempt - 1,
+        gate = t.gate
+    FROM t
+    WHERE j.id = t.id AND j.attempt = t.attempt AND j.worker_id = CAST(%(worker)s AS uuid)
+    RETURNING CAST(j.id AS text)"""
+
+WAKE = "SELECT CAST({soniq}.wake('*', CAST(%(notify)s AS text)) AS text)"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job that was taken, and the gate it was behind."""
+
+    job: Claimed
+    gate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a claim found at the gates of one task in one queue.
+
+    Attributes:
+        lane: The queue and the task.
+        mark: Where to go on among its keys.
+        wait_seconds: When to come again; 0 is at once, None when something happens.
+    """
+
+    lane: str
+    mark: str
+    wait_seconds: float | None
+
+
+def declare(limits: Mapping[str, Limits | None]) -> Steps[None]:
+    """Keep what tasks declare now."""
+    limited = [_row(task, said) for task, said in sorted(limits.items()) if said is not None]
+    free = sorted(task for task, said in limits.items() if said is None)
+    steps: list[Query[None]] = [Query(FORGET, {"tasks": free})]
+    if limited:
+        steps.append(Query(DECLARE, {"limits": json.dumps(limited)}))
+    yield from Batch(steps)
+
+
+def claim(
+    worker_id: str,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    number: int,
+    *,
+    slots: int,
+    most_bytes: int,
+    turn: str = "",
+    marks: Mapping[str, str] | None = None,
+    weights: Mapping[str, Mapping[str, float]] | None = None,
+) -> Query[Taken | Looked]:
+    """Take up to so many jobs that wait behind gates.
+
+    Args:
+        worker_id: Who takes them.
+        queues: Those it serves; all if empty.
+        tasks: The names of the tasks it has.
+        number: How many.
+        slots: Of more jobs than these, only as many as their arguments stay within `most_bytes`.
+        most_bytes: The bytes of all arguments together.
+        turn: The lane that had the last turn.
+        marks: By lane, where to go on among its keys.
+        weights: By task and gate, how many turns it gets where others get one.
+    """
+    params = {
+        "worker": worker_id,
+        "queues": list(queues),
+        "tasks": list(tasks),
+        "number": number,
+        "slots": slots,
+        "bytes": most_bytes,
+        "turn": turn,
+        "marks": json.dumps(marks or {}),
+        "weights": json.dumps(weights or {}),
+    }
+    return Query(CLAIM, params, _taken_or_looked, binary=True)
+
+
+def waiting(queues: Sequence[str], tasks: Sequence[str]) -> Query[str]:
+    """List tasks of which jobs wait behind gates."""
+    return Query(WAITING, {"queues": list(queues), "tasks": list(tasks)}, lambda row: str(row[0]))
+
+
+def put_behind(worker_id: str, jobs: Iterable[tuple[Claimed, str]]) -> Query[str]:
+    """Hand jobs back that should have been behind gates, each with its gate; answers their ids."""
+    params: dict[str, object] = {"worker": worker_id, "ids": [], "attempts": [], "gates": []}
+    rows = [(job.id, job.attempt, gate) for job, gate in jobs]
+    params["ids"], params["attempts"], params["gates"] = map(list, zip(*rows, strict=True))
+    return Query(PUT_BEHIND, params, lambda row: str(row[0]))
+
+
+def wake(notify: str) -> Query[str]:
+    """Tell an idle worker, if there is one, that a gate has room."""
+    return Query(WAKE, {"notify": notify}, lambda row: "")
+
+
+def _taken_or_looked(row: Sequence[Any]) -> Taken | Looked:
+    if row[0] is None:
+        return Looked(f"{row[2]} {row[1]}", row[16], row[17])
+    return Taken(Claimed._make(row[:15]), row[15])
+
+
+def _row(task: str, limits: Limits) -> dict[str, object]:
+    pace, breaker = limits.pace, limits.breaker
+    return {
+        "task": task,
+        "concurrency": limits.concurrency,
+        "key_concurrency": limits.key_concurrency,
+        "rate_seconds": None if pace is None else pace.seconds,
+        "rate_burst": None if pace is None else pace.burst,
+        "rate_by_key": limits.rate_by_key,
+        "breaker_failures": None if breaker is None else breaker.failures,
+        "breaker_window": None if breaker is None else breaker.window,
+        "breaker_pause": None if breaker is None else breaker.pause,
+        "breaker_by_key": breaker is not None and breaker.by_key,
+    }

@@ -1,0 +1,160 @@
+"""Take jobs that wait behind gates, and put those behind them that came without."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from ..db.session import Session
+from ..errors import InvalidArguments
+from ..job.codec import decode
+from ..job.record import Claimed
+from ..store import gates
+from ..store.gates import Looked, Taken
+from .bench import Bench
+
+log = logging.getLogger("soniq.worker")
+
+# Another worker's claim at the same gate takes a few milliseconds.
+AGAIN_SECONDS = 0.002
+# How often a worker without limited tasks looks whether jobs of its tasks wait behind gates: they
+# were enqueued by code that had limits, and nobody else may come for them.
+LEFT_OVER_SECONDS = 5.0
+# Weights are remembered of so many keys.
+MOST_WEIGHTS = 1000
+
+
+class Gated:
+    """Claims at gates for one worker.
+
+    Attributes:
+        wait_seconds: How long until a gate opens by itself; None if none will.
+    """
+
+    def __init__(self, bench: Bench, session: Session) -> None:
+        self._bench = bench
+        self._session = session
+        self._tasks = bench.registry.names()
+        self._marks: dict[str, str] = {}
+        self._weights: dict[str, dict[str, float]] = {}
+        self._turn = ""
+        self._look_at = 0.0
+        self._opens_at: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there may be such jobs."""
+        return bool(self._bench.gated) or time.monotonic() >= self._look_at
+
+    @property
+    def wait_seconds(self) -> float | None:
+        """How long until it is worth looking again, if nothing happens; None is for ever."""
+        return None if self._opens_at is None else max(0.0, self._opens_at - time.monotonic())
+
+    async def take(self, room: int, *, slots: int, most_bytes: int) -> list[Claimed]:
+        """Claim up to so many jobs; answer those that came, which are on the bench already."""
+        bench, came = self._bench, list[Claimed]()
+        if not bench.gated and not await self._left_over():
+            return came
+        bench.freed = False
+        again = True
+        while again and len(came) < room and not (bench.draining or bench.fenced):
+            taken, looked = await self._claim(
+                room - len(came), slots=max(0, slots - len(came)), most_bytes=most_bytes
+            )
+            bench.feed(taken)
+            came += taken
+            again = bool(taken) and any(each.wait_seconds == 0 for each in looked)
+            self._plan(looked)
+        return came
+
+    async def _claim(
+        self, number: int, *, slots: int, most_bytes: int
+    ) -> tuple[list[Claimed], list[Looked]]:
+        query = gates.claim(
+            self._bench.id,
+            self._bench.settings.queues,
+            self._tasks,
+            number,
+            slots=slots,
+            most_bytes=most_bytes,
+            turn=self._turn,
+            marks=self._marks,
+            weights=self._weights,
+        )
+        taken, looked = list[Claimed](), list[Looked]()
+        for row in await self._session.run(query.__iter__):
+            if isinstance(row, Taken):
+                taken.append(row.job)
+                self._weigh(row)
+            else:
+                looked.append(row)
+        return taken, looked
+
+    def _plan(self, looked: Sequence[Looked]) -> None:
+        """Learn where to go on, and when."""
+        self._marks = {each.lane: each.mark for each in looked if each.mark} | {
+            lane: mark
+            for lane, mark in self._marks.items()
+            if lane not in {each.lane for each in looked}
+        }
+        if looked:
+            self._turn = looked[-1].lane
+        waits = [each.wait_seconds for each in looked if each.wait_seconds is not None]
+        soonest = max(AGAIN_SECONDS, min(waits)) if waits else None
+        self._opens_at = None if soonest is None else time.monotonic() + soonest
+
+    def _weigh(self, taken: Taken) -> None:
+        """Remember the weight of a key that gave a job, if it is not one."""
+        task = taken.job.task
+        limits = self._bench.registry.get(task).defaults.limits
+        known = self._weights.setdefault(task, {})
+        if limits is None or limits.weights is None or taken.gate in known:
+            return
+        try:
+            weight = limits.weight(taken.gate)
+        except Exception:
+            log.exception("the weight of a key of %s could not be had; it is 1", task)
+            return
+        if len(known) >= MOST_WEIGHTS:
+            known.clear()
+        if weight != 1:
+            known[taken.gate] = weight
+
+    async def _left_over(self) -> bool:
+        """Look whether jobs wait behind gates though no task here declares a limit."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        self._look_at = now + LEFT_OVER_SECONDS
+        bench = self._bench
+        query = gates.waiting(bench.settings.queues, self._tasks)
+        bench.gated.update(await self._session.run(query.__iter__))
+        return bool(bench.gated)
+
+
+async def feed(bench: Bench, session: Session, taken: list[Claimed]) -> None:
+    """Put jobs on the bench; those that belong behind gates go back and behind them.
+
+    They came from the SQL function, or from code that knows a task by its name only.
+    """
+    strays = [job for job in taken if job.task in bench.gated]
+    if not strays:
+        bench.feed(taken)
+        return
+    placed = [(job, gate) for job in strays if (gate := _gate(bench, job)) is not None]
+    away = {id(job) for job, _ in placed}
+    bench.feed([job for job in taken if id(job) not in away])
+    if placed:
+        await session.run(gates.put_behind(bench.id, placed).__iter__)
+        bench.free_gate()
+
+
+def _gate(bench: Bench, job: Claimed) -> str | None:
+    task = bench.registry.get(job.task)
+    try:
+        return task.gate(decode(job.args))
+    except InvalidArguments as error:
+        log.warning("job %s of %s goes by no key: %s", job.id, job.task, error)
+        return "k"

@@ -1,0 +1,228 @@
+"""Limits as applications see them: any number of workers, and never more at once than declared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+import pytest
+
+from soniq import Soniq, TaskRef
+from soniq.events import JobFinished, JobStarted
+from soniq.job import JobContext
+
+from .conftest import Ask, Seen, eventually, idle, run_once, working
+
+pytestmark = pytest.mark.anyio
+
+
+class Gauge:
+    """Counts what runs, by key, and remembers the most."""
+
+    def __init__(self) -> None:
+        self.now: Counter[object] = Counter()
+        self.most: Counter[object] = Counter()
+        self.began: list[object] = []
+
+    @contextmanager
+    def run(self, key: object) -> Iterator[None]:
+        self.now[key] += 1
+        self.most[key] = max(self.most[key], self.now[key])
+        self.began.append(key)
+        try:
+            yield
+        finally:
+            self.now[key] -= 1
+
+
+async def done(ask: Ask, number: int) -> None:
+    async def all_done() -> bool:
+        rows = await ask("SELECT count(*) FROM soniq.history WHERE state = 'done'")
+        return bool(rows == [(number,)])
+
+    await eventually(all_done, 30)
+
+
+async def test_a_task_runs_no_more_jobs_at_once_than_it_declares_over_all_workers(
+    app: Soniq, ask: Ask
+) -> None:
+    gauge = Gauge()
+
+    @app.job(concurrency=3)
+    async def act(n: int) -> None:
+        with gauge.run("act"):
+            await anyio.sleep(0.002)
+
+    @app.job
+    async def free() -> None: ...
+
+    async with working(app), working(app), working(app):
+        await app.enqueue_many(act, [{"n": n} for n in range(600)])  # by COPY
+        for n in range(20):
+            await app.enqueue(act, n)
+            await app.enqueue(free)
+        await done(ask, 640)
+    assert gauge.most["act"] == 3
+
+
+async def test_each_key_has_its_own_limit(app: Soniq, ask: Ask) -> None:
+    gauge = Gauge()
+
+    @app.job(concurrency=2, concurrency_key=lambda account, **_: account % 5)
+    async def act(account: int, ctx: JobContext) -> None:
+        with gauge.run(account % 5):
+            await anyio.sleep(0.002)
+
+    async with working(app, concurrency=20), working(app, concurrency=20):
+        await app.enqueue_many(act, [(n,) for n in range(600)])
+        for n in range(20):
+            await app.enqueue(act, n)
+        await done(ask, 620)
+    assert dict(gauge.most) == dict.fromkeys(range(5), 2)
+
+
+async def test_keys_in_order_run_in_the_order_of_their_enqueue_even_when_they_fail(
+    app: Soniq, ask: Ask
+) -> None:
+    ran: dict[str, list[int]] = {"a": [], "b": []}
+
+    @app.job(ordered_by="key", max_retries=2, retry_delay=0.02)
+    async def act(key: str, n: int, ctx: JobContext) -> None:
+        ran[key].append(n)
+        if n % 7 == 0 and ctx.attempt < 3:
+            raise ValueError(n)
+
+    for n in range(20):
+        await app.enqueue_many(act, [{"key": "a", "n": n}, {"key": "b", "n": n}])
+    async with working(app), working(app):
+        await done(ask, 40)
+    wanted = [n for n in range(20) for _ in range(3 if n % 7 == 0 else 1)]
+    assert ran == {"a": wanted, "b": wanted}
+
+
+async def test_a_retry_that_steps_aside_lets_the_others_pass(app: Soniq, ask: Ask) -> None:
+    ran: list[int] = []
+
+    @app.job(ordered_by="key", ordered_retry="step_aside", retry_delay=0.2)
+    async def act(n: int, ctx: JobContext, key: str = "a") -> None:
+        ran.append(n)
+        if n == 0 and ctx.attempt == 1:
+            raise ValueError(n)
+
+    await app.enqueue_many(act, [(n,) for n in range(4)])
+    async with working(app):
+        await done(ask, 4)
+    assert ran == [0, 1, 2, 3, 0]
+
+
+async def test_jobs_that_came_without_their_gate_keep_to_the_limit(app: Soniq, ask: Ask) -> None:
+    """From the SQL function, by a name, and made again of what has ended."""
+    gauge = Gauge()
+
+    @app.job(name="act", concurrency=1, concurrency_key="key", max_retries=0)
+    async def act(key: str) -> None:
+        with gauge.run(key):
+            await anyio.sleep(0.002)
+            if key == "bad":
+                raise ValueError(key)
+
+    first = await app.enqueue(act, "a")
+    bad = await app.enqueue(act, "bad")
+    await run_once(app)
+    for _ in range(10):
+        await ask("SELECT soniq.enqueue('act', '{\"key\": \"a\"}')")
+        await app.enqueue(TaskRef("act"), key="a")
+        await app.retry_job(first)
+        await app.dead_letter.replay(bad)
+    await ask("SELECT soniq.enqueue('act', '{}', max_retries => 0)")  # no key can be made of this
+    async with working(app), working(app):
+        await done(ask, 31)
+
+        async def all_ended() -> bool:
+            return await ask("SELECT count(*) FROM soniq.jobs") == [(0,)]
+
+        await eventually(all_ended)
+    assert dict(gauge.most) == {"a": 1, "bad": 1}
+    spent = await ask("SELECT DISTINCT attempt FROM soniq.history")
+    assert spent == [(1,)]  # to be put behind a gate costs no attempt
+
+
+async def test_an_idle_worker_takes_the_place_that_a_stopping_one_leaves(
+    app: Soniq, seen: Seen, ask: Ask
+) -> None:
+    """It is told: its next poll is a minute away."""
+    gate = anyio.Event()
+
+    @app.job(concurrency=1)
+    async def act() -> None:
+        await gate.wait()
+
+    async with working(app, concurrency=1) as first:
+        await app.enqueue(act)
+        await seen.one(JobStarted)
+        async with working(app, poll_interval=60):
+            await app.enqueue(act)
+            await idle(ask, 2 if first.worker.bench.idle else 1)
+            await anyio.sleep(0.5)  # the quick looks of one that has just gone idle
+            first.worker.stop()
+            gate.set()
+            with anyio.fail_after(10):
+                await seen.some(2, JobFinished)
+
+
+async def test_a_limit_that_the_code_no_longer_has_leaves_no_job_behind(
+    app: Soniq, ask: Ask, database_url: str
+) -> None:
+    @app.job(name="act", concurrency=1)
+    async def limited() -> None: ...
+
+    await app.enqueue_many(limited, [{}] * 5)
+    async with Soniq(database_url) as later:
+
+        @later.job(name="act")
+        async def free() -> None: ...
+
+        await run_once(later)
+    await done(ask, 5)
+
+
+async def test_plain_jobs_and_jobs_behind_gates_take_turns_in_one_slot(
+    app: Soniq, ask: Ask
+) -> None:
+    ran: list[str] = []
+
+    @app.job(concurrency=5)
+    async def gated() -> None:
+        ran.append("gated")
+
+    @app.job
+    async def plain() -> None:
+        ran.append("plain")
+
+    await app.enqueue_many(gated, [{}] * 300)
+    await app.enqueue_many(plain, [{}] * 300)
+    await run_once(app, concurrency=1)
+    await done(ask, 600)
+    assert {"gated", "plain"} == set(ran[:100])
+
+
+async def test_a_slow_job_does_not_hold_others_that_were_claimed_with_it(
+    app: Soniq, seen: Seen
+) -> None:
+    """With one slot at the gate, nothing of this task is claimed ahead of a slow job."""
+    gate = anyio.Event()
+
+    @app.job(concurrency=1, concurrency_key="key")
+    async def act(key: str) -> None:
+        if key == "slow":
+            await gate.wait()
+
+    async with working(app, concurrency=1), working(app, concurrency=1):
+        await app.enqueue(act, "slow")
+        await seen.one(JobStarted)
+        await app.enqueue_many(act, [(f"k{n}",) for n in range(20)])
+        await seen.some(20, JobFinished)
+        gate.set()
+        await seen.some(21, JobFinished)
