@@ -20,6 +20,7 @@ Outcome: TypeAlias = Literal["enqueued", "existing", "replaced"]
 
 STATES: Final = ("scheduled", "queued", "processing")
 CONFLICTS: Final = ("skip", "replace", "raise")
+MERGES: Final = ("append", "sum")
 LONGEST_KEY: Final = 255
 
 UNIQUE_OPTIONS: Final = (
@@ -225,7 +226,7 @@ def _merge(given: object) -> dict[str, Merger]:
             f"merge says how by the name of an argument, as in {{'ids': 'append'}}, not {given!r}."
         )
     for name, how in given.items():
-        if not isinstance(name, str) or not (how in {"append", "sum"} or callable(how)):
+        if not isinstance(name, str) or not (callable(how) or how in MERGES):
             raise InvalidOption(
                 f"merge takes 'append', 'sum' or a function of (older, newer) for an argument, "
                 f"not {how!r} for {name!r}."

@@ -15,6 +15,7 @@ from clients.colour import settled
 from soniq import (
     ConnectionLost,
     DatabaseError,
+    DuplicateJob,
     InvalidArguments,
     JobNotFound,
     SchemaMissing,
@@ -254,6 +255,36 @@ async def bad_input_does_not_harm_the_transaction(lender: Lender) -> None:
     assert lender.stored() == [1, 2]
 
 
+async def a_duplicate_does_not_harm_the_transaction(lender: Lender) -> None:
+    """A unique index refuses one with an error, after which only a rollback is possible."""
+    once = lender.task.options(queue=lender.queue, dedup_key=lender.queue)
+    merged = once.options(on_conflict="replace", merge={"n": "append"})
+    kept = once.options(on_conflict="replace", merge={"n": lambda older, newer: older + newer})
+    refused = once.options(on_conflict="raise")
+    async with lender.transaction():
+        first = await settled(lender.eq.enqueue(once, [1], connection=lender.lent))
+        assert await settled(lender.eq.enqueue(once, [2], connection=lender.lent)) == first
+        for target in (merged, kept):
+            assert await settled(lender.eq.enqueue(target, [3], connection=lender.lent)) == first
+        with pytest.raises(DuplicateJob) as duplicate:
+            await settled(lender.eq.enqueue(refused, [4], connection=lender.lent))
+        assert duplicate.value.job_id == first
+        with pytest.raises(DuplicateJob):
+            calls = [lender.task.options(queue=lender.queue).call([5]), refused.call([6])]
+            await settled(lender.eq.enqueue_many(calls, connection=lender.lent))
+        made = await settled(lender.eq.enqueue_many(once, [([7],), ([8],)], connection=lender.lent))
+        assert (made, made.outcomes) == ([first, first], ["existing", "existing"])
+        assert await lender.value("SELECT 1") == 1
+        assert lender.stored() == []
+    assert lender.stored() == [[1, 3, 3]]
+    async with lender.transaction(undo=True):
+        other = lender.task.options(queue=lender.queue, dedup_key=f"{lender.queue} 2")
+        await settled(lender.eq.enqueue(other, 1, connection=lender.lent))
+    async with lender.transaction():
+        await settled(lender.eq.enqueue(other, 2, connection=lender.lent))
+    assert lender.stored() == [[1, 3, 3], 2]
+
+
 async def the_client_of_the_other_colour_refuses_it(lender: Lender) -> None:
     other: Any = (SoniqSync if lender.is_async else Soniq)(lender.place.url)
     with pytest.raises(UnknownConnection, match=r"It is (a)?sync"):
@@ -280,5 +311,6 @@ CASES: list[Case] = [
     a_broken_connection_is_told_and_can_be_rolled_back,
     a_closed_connection_is_told,
     bad_input_does_not_harm_the_transaction,
+    a_duplicate_does_not_harm_the_transaction,
     the_client_of_the_other_colour_refuses_it,
 ]
