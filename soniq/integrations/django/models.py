@@ -22,6 +22,14 @@ class Names(models.Field):
         return "text[]"
 
 
+class Ids(models.Field):
+    """A column of job ids."""
+
+    def db_type(self, connection: Any) -> str:
+        """Name the type."""
+        return "uuid[]"
+
+
 class Record(models.Model):
     """What every table of jobs has."""
 
@@ -137,6 +145,55 @@ class Queue(models.Model):
         managed = False
         db_table = table("queues")
         default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+class Schedule(models.Model):
+    """What is enqueued again and again, and when next."""
+
+    name = models.TextField(primary_key=True)
+    task = models.TextField()
+    args = models.JSONField(verbose_name="arguments")
+    queue = models.TextField()
+    priority = models.SmallIntegerField()
+    max_attempts = models.IntegerField()
+    timeout_seconds = models.FloatField(null=True)
+    tags = Names(null=True)
+    options = models.JSONField(null=True)
+    cron = models.TextField(null=True)
+    every_seconds = models.FloatField(null=True)
+    timezone = models.TextField()
+    jitter_seconds = models.FloatField()
+    catch_up = models.TextField()
+    catch_up_max = models.IntegerField()
+    overlap = models.TextField()
+    owner = models.TextField()
+    paused = models.BooleanField()
+    retired_at = models.DateTimeField(null=True)
+    moment = models.DateTimeField()
+    next_run = models.DateTimeField()
+    waiting = models.BooleanField()
+    last_moment = models.DateTimeField(null=True)
+    last_run = models.DateTimeField(null=True)
+    last_job_id = models.UUIDField(null=True)
+    holders = Ids()
+    runs = models.BigIntegerField()
+    created_at = models.DateTimeField()
+    changed_at = models.DateTimeField()
+    revision = models.BigIntegerField()
+
+    class Meta:
+        """Its table."""
+
+        managed = False
+        db_table = table("schedules")
+        default_permissions = ("view", "delete")
+        permissions = [
+            ("pause_schedule", "Can pause and resume schedules"),
+            ("run_schedule", "Can run schedules now"),
+        ]
 
     def __str__(self) -> str:
         return str(self.name)
