@@ -20,8 +20,10 @@ import click
 
 from soniq import Soniq, errors, events, settings
 from soniq.client.options import JobOptions
+from soniq.job.schedule_options import ScheduleOptions
 from soniq.services.dead_letter import AsyncDeadLetters
 from soniq.services.queues import AsyncQueues
+from soniq.services.scheduler import AsyncScheduler
 
 REFERENCE = Path(__file__).with_name("reference")
 PART = re.compile(
@@ -94,9 +96,17 @@ def of_module(module: Any, root: type) -> list[type]:
 
 
 def job_options() -> str:
-    hints = inspect.get_annotations(JobOptions)
+    return options_of(JobOptions)
+
+
+def schedule_options() -> str:
+    return options_of(ScheduleOptions)
+
+
+def options_of(kind: Any) -> str:
+    hints = inspect.get_annotations(kind)
     rows = ["| option | type | meaning |", "| --- | --- | --- |"]
-    for name, meaning in entries(JobOptions, "Attributes"):
+    for name, meaning in entries(kind, "Attributes"):
         hint = getattr(hints[name], "__forward_arg__", hints[name])
         rows.append(f"| `{name}` | `{cell(str(hint))}` | {cell(meaning)} |")
     return "\n".join(rows)
@@ -112,6 +122,10 @@ def dead_letter_methods() -> str:
 
 def queue_methods() -> str:
     return "\n\n".join(method(f"queues.{n}", m) for n, m in public(AsyncQueues))
+
+
+def schedule_methods() -> str:
+    return "\n\n".join(method(f"scheduler.{n}", m) for n, m in public(AsyncScheduler))
 
 
 def public(owner: type) -> list[tuple[str, Any]]:
@@ -250,6 +264,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "client": client_methods,
     "dead-letters": dead_letter_methods,
     "queues": queue_methods,
+    "schedules": schedule_methods,
+    "schedule-options": schedule_options,
     "commands": commands,
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         DatabaseMissing,
         DatabaseTimeout,
         DuplicateJob,
+        DuplicateSchedule,
         DuplicateTask,
         EmbeddedFailed,
         EmbeddedUnavailable,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         PayloadTooLarge,
         ProcessLost,
         ReadOnlyServer,
+        ScheduleNotFound,
         SchemaChanged,
         SchemaMissing,
         SchemaTooNew,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from .job.outcome import Cancel, Discard, Retry, Snooze
     from .job.queue import QueueStats
     from .job.record import Attempt, DeadLetter, Job, JobStatus
+    from .job.schedule import Schedule
     from .job.task import Call, Task, TaskRef
     from .job.unique import Enqueued
 
@@ -71,6 +74,7 @@ __all__ = [
     "DeadLetter",
     "Discard",
     "DuplicateJob",
+    "DuplicateSchedule",
     "DuplicateTask",
     "EmbeddedFailed",
     "EmbeddedUnavailable",
@@ -93,6 +97,8 @@ __all__ = [
     "QueueStats",
     "ReadOnlyServer",
     "Retry",
+    "Schedule",
+    "ScheduleNotFound",
     "SchemaChanged",
     "SchemaMissing",
     "SchemaTooNew",

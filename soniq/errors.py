@@ -64,7 +64,15 @@ class JobNotFound(UsageError):
 
 
 class InvalidTransition(UsageError):
-    """The job is in a state that does not allow what was asked."""
+    """The job is in a state that does not allow what was asked, or a schedule is code's."""
+
+
+class ScheduleNotFound(UsageError):
+    """No schedule has that name."""
+
+
+class DuplicateSchedule(UsageError):
+    """Two schedules claim one name."""
 
 
 # -- the operator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 log = logging.getLogger("soniq.events")
@@ -123,6 +124,33 @@ class WorkerFenced(Event):
 
     worker_id: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFired(Event):
+    """Jobs of a schedule were enqueued: one, or several to make up for moments that were missed.
+
+    `moment` is the last they stand for, `late` how many seconds after its time that was seen.
+    """
+
+    schedule: str
+    task: str
+    moment: datetime
+    job_ids: tuple[str, ...]
+    late: float
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulesDeclared(Event):
+    """The schedules that code declares were brought up to date; names of those that changed.
+
+    `refused` are names that a user's schedule has already: the code's does not run.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    retired: tuple[str, ...]
+    refused: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

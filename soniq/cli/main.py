@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..errors import InvalidTransition, JobNotFound, SoniqError, UsageError
+from ..errors import InvalidTransition, JobNotFound, ScheduleNotFound, SoniqError, UsageError
 from .options import LazyGroup, ReaderGone, State
 
 OK, FAILED, MISUSED, NO_SUCH_JOB, INTERRUPTED = 0, 1, 2, 3, 130
@@ -21,7 +21,7 @@ Exit codes:
   0    done
   1    failed: database, settings or application; or a worker left threads behind
   2    the command, an option or an argument is wrong
-  3    there is no such job, or its state does not allow it
+  3    there is no such job or schedule, or its state does not allow it
   130  interrupted
 
 \b
@@ -42,6 +42,14 @@ COMMANDS = {
     "queues": ("soniq.cli.queues:queues", "Look at queues; pause, limit, empty and move them."),
     "jobs": ("soniq.cli.jobs:jobs", "List, show, cancel and retry jobs."),
     "dead-letter": ("soniq.cli.dead_letter:dead_letter", "Look after jobs that died."),
+    "schedules": (
+        "soniq.cli.schedules:schedules",
+        "List, show, preview, pause, resume, run and remove schedules.",
+    ),
+    "scheduler": (
+        "soniq.cli.scheduler:scheduler",
+        "Fire schedules until stopped, and run no jobs.",
+    ),
     "demo": ("soniq.cli.demo:demo", "See it work: sign-ups, mails, a retry, in one terminal."),
 }
 
@@ -125,7 +133,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
         click.echo("soniq: this was not foreseen; please report it with the lines above", err=True)
         return FAILED
     click.echo(f"soniq: {ours}", err=True)
-    if isinstance(ours, JobNotFound | InvalidTransition):
+    if isinstance(ours, JobNotFound | ScheduleNotFound | InvalidTransition):
         return NO_SUCH_JOB
     return MISUSED if isinstance(ours, UsageError) else FAILED
 

@@ -35,6 +35,11 @@ log = logging.getLogger("soniq.worker")
     "server the last ones run again.",
 )
 @click.option(
+    "--scheduler/--no-scheduler",
+    default=None,
+    help="Keep and fire schedules too; yes, unless the setting says no.",
+)
+@click.option(
     "--run-once", "--burst", "run_once", is_flag=True, help="Stop when nothing is due any more."
 )
 @click.pass_context
@@ -48,6 +53,7 @@ def worker(
     threads: int | None,
     processes: int | None,
     ack: str | None,
+    scheduler: bool | None,
     run_once: bool,
 ) -> int:
     """Run jobs until stopped.
@@ -62,13 +68,14 @@ def worker(
     the command's.
     """
     state: State = context.obj
-    if application is not None:
-        if state.app not in {None, application}:
-            raise click.UsageError(f"The application is given twice: {application}, {state.app}.")
-        state.app = application
-    client = state.application()
+    client = named_application(state, application)
     settings = client.settings.with_(
-        queues=queues, concurrency=concurrency, threads=threads, processes=processes, ack=ack
+        queues=queues,
+        concurrency=concurrency,
+        threads=threads,
+        processes=processes,
+        ack=ack,
+        scheduler=scheduler,
     )
     _log_events(client, colour=context.color)
     seat = None
@@ -82,6 +89,15 @@ def worker(
         seat = outcome
         logs.name_process(seat.name)
     return _work(client, settings, state, seat, run_once=run_once)
+
+
+def named_application(state: State, name: str | None) -> Base:
+    """Find the application that a command was given as its argument, or by its options."""
+    if name is not None:
+        if state.app not in {None, name}:
+            raise click.UsageError(f"The application is given twice: {name}, {state.app}.")
+        state.app = name
+    return state.application()
 
 
 def _supervise(settings: Settings, *, run_once: bool) -> int | Seat:
@@ -105,7 +121,7 @@ def _work(
 
         app = client._app
         made = Worker(
-            _database(client),
+            database_of(client),
             app.registry,
             settings,
             hooks=app.hooks,
@@ -126,7 +142,7 @@ def _work(
     return code
 
 
-def _database(client: Base) -> Database:
+def database_of(client: Base) -> Database:
     """Give the async client's own, so that its handlers share the pool; a sync one has none."""
     from ..client.aio import Soniq
     from ..db.aio import Database

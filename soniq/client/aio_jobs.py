@@ -18,6 +18,7 @@ from ..job.task import Task
 from ..services.dead_letter import AsyncDeadLetters
 from ..services.page import checked_status, page
 from ..services.queues import AsyncQueues
+from ..services.scheduler import AsyncScheduler
 from ..store import jobs
 from .aio_enqueue import AsyncEnqueue
 from .base import Waiting, moved_to, result_of
@@ -103,6 +104,11 @@ class AsyncJobs(AsyncEnqueue):
         """The queues: how they stand, and what may be said about them."""
         settings = self._app.settings
         return AsyncQueues(self._run, settings.notify, settings.heartbeat_timeout)
+
+    @property
+    def scheduler(self) -> AsyncScheduler:
+        """Schedules: those that code declares, and your own."""
+        return AsyncScheduler(self._run, self._app.planner, self._app.settings)
 
     # -- changing
 

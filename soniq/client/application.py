@@ -15,6 +15,7 @@ from ..policy.waking import Waking
 from .address import Home
 from .building import Builder
 from .options import checked_policy
+from .periodic import Planner
 
 if TYPE_CHECKING:
     from ..db.aio import Database
@@ -30,6 +31,7 @@ class Application:
         hooks: What it wants called around its jobs.
         bus: Who is told what happens.
         builder: Makes its jobs.
+        planner: Makes plans of its schedules.
         waking: Remembers for which queues nobody was idle a moment ago.
         home: Knows where its database is.
         retry_policy: Decides delays for tasks without a policy of their own; None: their options.
@@ -58,6 +60,7 @@ class Application:
         self.hooks = Hooks()
         self.bus = Bus()
         self.builder = Builder(self.registry, self.settings)
+        self.planner = Planner(self.registry, self.builder)
         self.waking = Waking(monotonic)
         self.pool = pool
         self.connection_factory = connection_factory
@@ -71,6 +74,7 @@ class Application:
         """
         self.registry, self.hooks, self.bus = other.registry, other.hooks, other.bus
         self.builder = Builder(self.registry, self.settings)
+        self.planner = Planner(self.registry, self.builder)
 
     def move_to(self, database_url: str) -> None:
         """Have every connection from now on lead to another database; call it before the first.

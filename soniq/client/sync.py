@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, Unpack, over
 
 from ..errors import DatabaseMissing
 from ..job.context import JobContext
-from ..job.options import TaskOptions
+from ..job.options import Seconds, TaskOptions
+from ..job.schedule import CatchUp, Overlap
+from ..job.schedule_options import ScheduleOptions, checked_rules
 from ..job.task import P, R, Task
+from ..job.timing import Timing, timing_of
 from ..schema import migrate
 from .backend import Backend
+from .building import Given
 from .options import JobOptions
 from .sync_jobs import SyncJobs
 
 if TYPE_CHECKING:
+    from ..schedules import Calendar
     from ..worker.worker import Worker
 
 
@@ -53,6 +58,17 @@ class SyncDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[JobContext, P], R], /) -> SyncTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+
+
+class SyncPeriodic(Protocol):
+    """What `@eq.periodic(...)` answers."""
+
+    @overload
+    def __call__(self, target: SyncTask[P, R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(self, target: Callable[Concatenate[JobContext, P], R], /) -> SyncTask[P, R]: ...
+    @overload
+    def __call__(self, target: Callable[P, R], /) -> SyncTask[P, R]: ...
 
 
 class SoniqSync(SyncJobs):
@@ -99,6 +115,66 @@ class SoniqSync(SyncJobs):
         if callable(name):
             return self._declare(SyncTask, name, None, options)
         return lambda function: self._declare(SyncTask, function, name, options)
+
+    def periodic(
+        self,
+        cron: str | Timing | Calendar | None = None,
+        *,
+        every: Seconds | Timing | None = None,
+        timezone: str = "UTC",
+        jitter: Seconds | None = None,
+        catch_up: CatchUp = "one",
+        catch_up_max: int = 100,
+        overlap: Overlap = "allow",
+        args: Given | None = None,
+        name: str | None = None,
+        **options: Unpack[JobOptions],
+    ) -> SyncPeriodic:
+        """Declare a schedule of the decorated task; a function becomes a task first.
+
+        Above a task, or above another `periodic`, it adds a schedule to that task. What is declared
+        is kept in the database when a worker or `soniq scheduler` starts.
+
+        Args:
+            cron: A cron expression of five fields, or six with the seconds first; or what
+                `soniq.schedules` makes, such as `daily().at("09:00")`.
+            every: Seconds between two runs, at least one, or a timedelta, instead.
+            timezone: The IANA name of the zone whose clock counts.
+            jitter: Put each run off by up to so many seconds.
+            catch_up: Of moments that passed while no scheduler ran, make up for `one`, for `all`,
+                or `skip` them.
+            catch_up_max: With `all`, for so many at most, the latest.
+            overlap: While the job before has not ended, `allow` another, `skip` it, or `queue` it:
+                enqueue it when that one has ended.
+            args: The arguments of its jobs, by name or by place.
+            name: What the schedule is called; by its task and arguments unless said.
+            **options: Of the task, if it is made here; see `JobOptions`. Above a task, of this
+                schedule's jobs: `queue`, `priority`, `max_retries`, `timeout`, `tags`.
+
+        Raises:
+            UsageError: The timing, an option or the arguments cannot be.
+            DuplicateSchedule: Another schedule has that name.
+        """
+        given: ScheduleOptions = {
+            "timezone": timezone,
+            "jitter": 0.0 if jitter is None else jitter,
+            "catch_up": catch_up,
+            "catch_up_max": catch_up_max,
+            "overlap": overlap,
+        }
+        rules = checked_rules(timing_of(cron, every), given)
+
+        def decorate(target: Any) -> Any:
+            return self._app.planner.declare(
+                target,
+                lambda function: self._declare(SyncTask, function, None, options),
+                rules,
+                options,
+                args=args,
+                name=name,
+            )
+
+        return decorate
 
     # -- the database
 

@@ -17,6 +17,7 @@ from ..job.task import Task
 from ..services.dead_letter import DeadLetters
 from ..services.page import checked_status, page
 from ..services.queues import Queues
+from ..services.scheduler import Scheduler
 from ..store import jobs
 from .base import Waiting, moved_to, result_of
 from .sync_enqueue import SyncEnqueue
@@ -102,6 +103,11 @@ class SyncJobs(SyncEnqueue):
         """The queues: how they stand, and what may be said about them."""
         settings = self._app.settings
         return Queues(self._run, settings.notify, settings.heartbeat_timeout)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Schedules: those that code declares, and your own."""
+        return Scheduler(self._run, self._app.planner, self._app.settings)
 
     # -- changing
 

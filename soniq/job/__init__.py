@@ -7,6 +7,7 @@ from .limits import CircuitBreaker
 from .outcome import Cancel, Discard, Retry, Snooze
 from .queue import QueueStats
 from .record import Attempt, DeadLetter, Job, JobStatus
+from .schedule import Schedule
 from .task import Call, Task, TaskRef
 from .unique import Enqueued
 
@@ -23,6 +24,7 @@ __all__ = [
     "JobStatus",
     "QueueStats",
     "Retry",
+    "Schedule",
     "Snooze",
     "Task",
     "TaskRef",

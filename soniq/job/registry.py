@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from ..errors import DuplicateTask, InvalidOption, UnknownTask
+from ..errors import DuplicateSchedule, DuplicateTask, InvalidOption, UnknownTask
 from .names import checked_name
+from .schedule import Plan
 from .task import Task
 
 
@@ -21,6 +22,7 @@ class Registry:
 
     def __init__(self, pattern: str | None = None) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
+        self._schedules: dict[str, Plan] = {}
         self._pattern = pattern
 
     def __iter__(self) -> Iterator[Task[..., Any]]:
@@ -52,7 +54,28 @@ class Registry:
                 f"Two tasks are named {task.name!r}: {_origin(old)} and {_origin(task)}. "
                 "Give one of them another name: @eq.job(name=...)."
             )
+        if old is not None:  # its module declares its schedules anew
+            for plan in self.schedules():
+                if plan.job.placement.task == task.name:
+                    del self._schedules[plan.name]
         self._tasks[task.name] = task
+
+    def schedules(self) -> list[Plan]:
+        """List the schedules that were declared, in order."""
+        return list(self._schedules.values())
+
+    def add_schedule(self, plan: Plan) -> None:
+        """Take a declared schedule in.
+
+        Raises:
+            DuplicateSchedule: There is one of that name.
+        """
+        if (old := self._schedules.get(plan.name)) is not None:
+            raise DuplicateSchedule(
+                f"Two schedules are named {plan.name!r}: of the tasks {old.job.placement.task!r} "
+                f"and {plan.job.placement.task!r}. Give one of them a name: periodic(name=...)."
+            )
+        self._schedules[plan.name] = plan
 
     def find(self, name: str) -> Task[..., Any] | None:
         """Return the task of that name, or None."""

@@ -66,7 +66,7 @@ class Schedule(Record):
         max_attempts: Runs each of them may have.
         timeout: Seconds an attempt may take; None leaves it to the task.
         tags: Words its jobs are given, beside `schedule:NAME`.
-        unique: What makes one of its jobs the same as another; None is nothing.
+        options: What else is kept of how its jobs are stored.
         cron: Its expression, if it has one.
         every: Its interval in seconds, if it has one.
         timezone: The IANA name of the zone whose clock counts.
@@ -97,7 +97,7 @@ class Schedule(Record):
     max_attempts: int
     timeout: float | None
     tags: tuple[str, ...] | None
-    unique: Unique | None
+    options: Mapping[str, Any] | None
     cron: str | None
     every: float | None
     timezone: str
@@ -136,6 +136,11 @@ class Schedule(Record):
         return "paused" if self.paused else "active"
 
     @property
+    def unique(self) -> Unique | None:
+        """What makes one of its jobs the same as another; None is nothing."""
+        return _unique((self.options or {}).get("unique"))
+
+    @property
     def placement(self) -> Placement:
         """How its jobs are stored, but for their moments."""
         return Placement(
@@ -147,6 +152,7 @@ class Schedule(Record):
             timeout=self.timeout,
             tags=(*(self.tags or ()), f"schedule:{self.name}"),
             unique=self.unique,
+            gate=(self.options or {}).get("gate"),
         )
 
     @classmethod
@@ -161,7 +167,7 @@ class Schedule(Record):
             max_attempts=data["max_attempts"],
             timeout=data["timeout_seconds"],
             tags=None if data["tags"] is None else tuple(data["tags"]),
-            unique=_unique(data["options"]),
+            options=data["options"],
             cron=data["cron"],
             every=data["every_seconds"],
             timezone=data["timezone"],
@@ -187,14 +193,15 @@ class Schedule(Record):
 
 def kept_options(placement: Placement) -> dict[str, Any] | None:
     """Write what else is kept of how a schedule's jobs are stored; None if nothing is."""
-    unique = placement.unique
-    if unique is None:
-        return None
-    return {"unique": {**asdict(unique), "merge": dict(unique.merge)}}
+    kept: dict[str, Any] = {}
+    if (unique := placement.unique) is not None:
+        kept["unique"] = {**asdict(unique), "merge": dict(unique.merge)}
+    if placement.gate is not None:
+        kept["gate"] = placement.gate
+    return kept or None
 
 
-def _unique(options: Mapping[str, Any] | None) -> Unique | None:
-    kept = (options or {}).get("unique")
+def _unique(kept: Mapping[str, Any] | None) -> Unique | None:
     if kept is None:
         return None
     return Unique(

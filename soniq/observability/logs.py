@@ -107,6 +107,7 @@ def subscribe(bus: Bus) -> None:
         bus.subscribe(kind, _teller(level, said))
     bus.subscribe(events.WorkerStopped, _stopped)
     bus.subscribe(events.Listening, _OnChange())
+    bus.subscribe(events.SchedulesDeclared, _declared)
     # Happens thousands of times a second, and costs nothing while nobody subscribes.
     if log.isEnabledFor(logging.DEBUG):
         bus.subscribe(events.JobFinished, _teller(logging.DEBUG, _finished))
@@ -197,6 +198,22 @@ def _fenced(event: events.WorkerFenced) -> str:
     )
 
 
+def _fired(event: events.ScheduleFired) -> str:
+    jobs = "job" if len(event.job_ids) == 1 else f"{len(event.job_ids)} jobs, the last"
+    return f"schedule {event.schedule}: {jobs} {event.job_ids[-1]} for {event.moment.isoformat()}"
+
+
+def _declared(event: events.SchedulesDeclared) -> None:
+    kinds = {"new": event.added, "changed": event.changed, "retired": event.retired}
+    said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+    if said:
+        _log(logging.INFO, f"schedules of the code: {said}", event)
+    if event.refused:
+        names = ", ".join(event.refused)
+        said = f"a user's schedules have these names of the code's, which do not run: {names}"
+        _log(logging.WARNING, said, event)
+
+
 _SAID: dict[type[Event], tuple[int, Callable[..., str]]] = {
     events.JobRetried: (logging.WARNING, _retried),
     events.JobRescued: (logging.WARNING, _rescued),
@@ -204,5 +221,6 @@ _SAID: dict[type[Event], tuple[int, Callable[..., str]]] = {
     events.JobOverran: (logging.WARNING, _overran),
     events.JobDied: (logging.ERROR, _died),
     events.WorkerStarted: (logging.INFO, _started),
+    events.ScheduleFired: (logging.INFO, _fired),
     events.WorkerFenced: (logging.ERROR, _fenced),
 }

@@ -76,6 +76,9 @@ class Settings:
         "crash of the server, jobs done in its last moments run again.",
         one_of("durable", "relaxed"),
     )
+    scheduler: bool = setting(
+        True, "Whether workers also keep the schedules that code declares, and fire them.", flag
+    )
     poll_interval: float = setting(
         5.0, "Seconds between looks at the queues when nothing notifies.", seconds, at_least=0.01
     )

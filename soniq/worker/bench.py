@@ -89,6 +89,7 @@ class Bench:
         self.wake_stage = Bell()
         self.wake_tend = Bell()
         self.wake_sweep = Bell()
+        self.wake_schedule = Bell()
         self._sleepers: deque[anyio.Event] = deque()
 
     @property

@@ -6,24 +6,25 @@ import importlib.util
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 from .companions import companions
-from .signals import run_with_signals
-from .worker import Worker
+from .signals import Runs, run_with_signals
 
 log = logging.getLogger("soniq.worker")
 
+W = TypeVar("W", bound=Runs)
+
 
 def run(
-    make: Callable[[], Awaitable[Worker]],
+    make: Callable[[], Awaitable[W]],
     *,
     signals: bool = True,
     supervisor: socket.socket | None = None,
     backend: str = "asyncio",
-    ready: Callable[[Worker, Callable[[], None]], None] | None = None,
+    ready: Callable[[W, Callable[[], None]], None] | None = None,
 ) -> int:
     """Run a worker to its end; answer its exit code.
 
@@ -40,10 +41,10 @@ def run(
 
 
 async def _main(
-    make: Callable[[], Awaitable[Worker]],
+    make: Callable[[], Awaitable[W]],
     signals: bool,
     supervisor: socket.socket | None,
-    ready: Callable[[Worker, Callable[[], None]], None] | None,
+    ready: Callable[[W, Callable[[], None]], None] | None,
 ) -> int:
     worker = await make()
     try:
@@ -57,7 +58,7 @@ async def _main(
             await worker.close()
 
 
-async def _announce(worker: Worker, ready: Callable[[Worker, Callable[[], None]], None]) -> None:
+async def _announce(worker: W, ready: Callable[[W, Callable[[], None]], None]) -> None:
     await worker.started.wait()
     token = anyio.lowlevel.current_token()
 

@@ -7,16 +7,34 @@ import signal
 import socket
 import sys
 import threading
+from typing import Protocol
 
 import anyio
 
 from .companions import companions
-from .worker import Worker
 
 log = logging.getLogger("soniq.worker")
 
 
-async def run_with_signals(worker: Worker, supervisor: socket.socket | None = None) -> int:
+class Runs(Protocol):
+    """What can be run until it is stopped: a worker, or a scheduler alone."""
+
+    started: anyio.Event
+
+    async def run(self) -> int:
+        """Run until stopped; answer the exit code."""
+        ...
+
+    def stop(self) -> None:
+        """End; called again, at once."""
+        ...
+
+    async def close(self) -> None:
+        """Close what is left in this event loop."""
+        ...
+
+
+async def run_with_signals(worker: Runs, supervisor: socket.socket | None = None) -> int:
     """Run a worker; the first signal drains it, the second cuts handlers short.
 
     Away from the main thread no signal can be received, so the worker runs without.
@@ -38,7 +56,7 @@ async def run_with_signals(worker: Worker, supervisor: socket.socket | None = No
 class _Orders:
     """Orders to stop, by signal and by line: what came by both is one."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Runs) -> None:
         self._worker = worker
         self._heard = {"signal": 0, "line": 0}
         self._passed_on = 0

@@ -18,8 +18,8 @@ from ..job.registry import Registry
 from ..policy.shutdown import Patience, Phase, phase_after
 from ..schema import migrate
 from ..settings import Settings
-from ..steps import Query, Steps
 from ..store import gates
+from ..store.channel import notify
 from .attempt import Why
 from .bench import Bench
 from .complete import Completer
@@ -29,6 +29,7 @@ from .heartbeat import Heartbeat
 from .lead import Leader
 from .prune import Pruner
 from .rescue import Rescuer
+from .schedule import Scheduler
 from .stage import Stager
 from .sweep import Sweeper
 from .tend import Tender
@@ -133,7 +134,12 @@ class Worker:
         await beating.run(
             gates.declare, {each.name: each.defaults.limits for each in bench.registry}
         )
+        scheduler = Scheduler(
+            staging, bench.registry, self._settings, bench.bus, bench.wake_schedule
+        )
         await heartbeat.sign_in()
+        if self._settings.scheduler and self._run_once:
+            await scheduler.once()
         self._announce()
         left: list[str] = []
         try:
@@ -147,6 +153,7 @@ class Worker:
                     leader.run,
                     Sweeper(bench, sweeping).run,
                     fetcher.run,
+                    *([scheduler.run] if self._settings.scheduler else ()),
                 ):
                     loops.start_soon(loop)
                 self.started.set()
@@ -246,7 +253,7 @@ class Worker:
         )
 
     async def _poke(self, message: str) -> None:
-        await self._database.run(_notify, message)
+        await self._database.run(notify, message)
 
     def _listening(self, healthy: bool) -> None:
         bench = self.bench
@@ -267,8 +274,5 @@ class Worker:
                 bench.wake_tend.ring()
         elif kind == "c":
             bench.cancel(rest)
-
-
-def _notify(message: str) -> Steps[None]:
-    sql = "SELECT CAST(pg_notify({channel}, CAST(%(message)s AS text)) AS text)"
-    yield from Query(sql, {"message": message})
+        elif kind == "s":
+            bench.wake_schedule.ring()

@@ -14,6 +14,7 @@ from soniq.db.connection import AnyioConnection
 from soniq.db.sync_connection import Connection
 from soniq.services.dead_letter import AsyncDeadLetters, DeadLetters
 from soniq.services.queues import AsyncQueues, Queues
+from soniq.services.scheduler import AsyncScheduler, Scheduler
 
 TWINS = [
     (Soniq, SoniqSync),
@@ -21,6 +22,7 @@ TWINS = [
     (AsyncBackend, Backend),
     (AsyncDeadLetters, DeadLetters),
     (AsyncQueues, Queues),
+    (AsyncScheduler, Scheduler),
 ]
 ONLY_ASYNC = {(Soniq, "sync")}
 OWN_NAMES = {"__aenter__": "__enter__", "__aexit__": "__exit__"}

@@ -21,7 +21,7 @@ def schedule(**changes: Any) -> Schedule:
     """A schedule of every minute, due at noon."""
     made = Schedule(
         name="s", task="t", args={}, queue="default", priority=100, max_attempts=4, timeout=None,
-        tags=None, unique=None, cron=None, every=60.0, timezone="UTC", jitter=0.0, catch_up="one",
+        tags=None, options=None, cron=None, every=60.0, timezone="UTC", jitter=0.0, catch_up="one",
         catch_up_max=100, overlap="allow", owner="user", paused=False, retired_at=None,
         moment=NOON, next_run=NOON, waiting=False, last_moment=None, last_run=None,
         last_job_id=None, runs=0, created_at=NOON, changed_at=NOON, revision=1,

@@ -14,7 +14,7 @@ from django.utils.html import format_html
 
 from ...errors import SoniqError
 from .clients import client
-from .models import DeadLetter, FinishedJob, Job, LiveState, Queue, Worker
+from .models import DeadLetter, FinishedJob, Job, LiveState, Queue, Schedule, Worker
 
 # Beyond so many rows a count is not worth its price.
 COUNTED = 10_000
@@ -75,6 +75,29 @@ class ReadOnly(admin.ModelAdmin):
         opts = self.opts
         return bool(request.user.has_perm(f"{opts.app_label}.{action}_{opts.model_name}"))
 
+    def _each(
+        self,
+        request: Any,
+        rows: Iterable[Any],
+        change: Callable[[str], object],
+        done: str,
+        otherwise: str = "it runs, or is gone",
+    ) -> None:
+        """Change rows one by one, and tell how many were, and why the others were not."""
+        changed, refused = 0, []
+        for row in rows:
+            try:
+                if change(str(row.pk)):
+                    changed += 1
+                else:
+                    refused.append(f"{row.pk}: {otherwise}")
+            except SoniqError as error:
+                refused.append(str(error))
+        if changed:
+            self.message_user(request, f"{changed} {done}.", messages.SUCCESS)
+        for why in refused[:10]:
+            self.message_user(request, f"Not {done}: {why}", messages.WARNING)
+
 
 class RecordAdmin(ReadOnly):
     """What the tables of jobs have in common."""
@@ -132,24 +155,6 @@ class RecordAdmin(ReadOnly):
 
     def _delete(self, job_id: str) -> object:
         return client().sync.delete_job(job_id)
-
-    def _each(
-        self, request: Any, rows: Iterable[Any], change: Callable[[str], object], done: str
-    ) -> None:
-        """Change rows one by one, and tell how many were, and why the others were not."""
-        changed, refused = 0, []
-        for row in rows:
-            try:
-                if change(str(row.pk)):
-                    changed += 1
-                else:
-                    refused.append(f"{row.pk}: it runs, or is gone")
-            except SoniqError as error:
-                refused.append(str(error))
-        if changed:
-            self.message_user(request, f"{changed} {done}.", messages.SUCCESS)
-        for why in refused[:10]:
-            self.message_user(request, f"Not {done}: {why}", messages.WARNING)
 
 
 @admin.register(Job)
@@ -221,11 +226,72 @@ class QueueAdmin(ReadOnly):
     list_display = ("name", "paused", "paused_until", "changed_at")
 
 
+@admin.register(Schedule)
+class ScheduleAdmin(ReadOnly):
+    """Schedules: those that code declares, and users' own."""
+
+    list_display = ("name", "task", "when", "timezone", "state", "owner", "next_run", "last_run")
+    list_filter = ("owner", "paused")
+    search_fields = ("name", "task")
+    ordering = ("name",)
+    actions = ("pause", "resume", "run")
+
+    @admin.display(description="when")
+    def when(self, row: Any) -> str:
+        """Show the cron expression, or the interval."""
+        return row.cron or f"every {row.every_seconds:g} s"
+
+    @admin.display(description="state")
+    def state(self, row: Any) -> str:
+        """Show whether it runs."""
+        if row.retired_at is not None:
+            return "retired"
+        return "paused" if row.paused else "active"
+
+    @admin.action(description="Pause", permissions=["pause"])
+    def pause(self, request: Any, queryset: QuerySet[Any]) -> None:
+        """Leave them alone until they are resumed."""
+        paused = "it was paused already"
+        self._each(request, queryset, client().sync.scheduler.pause, "paused", paused)
+
+    @admin.action(description="Resume", permissions=["pause"])
+    def resume(self, request: Any, queryset: QuerySet[Any]) -> None:
+        """Go on from their next moments."""
+        not_paused = "it was not paused"
+        self._each(request, queryset, client().sync.scheduler.resume, "resumed", not_paused)
+
+    @admin.action(description="Run now", permissions=["run"])
+    def run(self, request: Any, queryset: QuerySet[Any]) -> None:
+        """Enqueue their jobs now, beside their moments."""
+        self._each(request, queryset, client().sync.scheduler.run_now, "sent to run now")
+
+    def has_pause_permission(self, request: Any) -> bool:
+        """Tell who may."""
+        return self.may(request, "pause")
+
+    def has_run_permission(self, request: Any) -> bool:
+        """Tell who may."""
+        return self.may(request, "run")
+
+    def delete_model(self, request: Any, obj: Any) -> None:
+        """Forget one, unless code declares it."""
+        self.delete_queryset(request, [obj])
+
+    def delete_queryset(self, request: Any, queryset: Any) -> None:
+        """Forget several, but those that code declares."""
+        self._each(request, queryset, _removed, "removed")
+
+
 @admin.register(Worker)
 class WorkerAdmin(ReadOnly):
     """Workers that live."""
 
     list_display = ("name", "state", "running", "concurrency", "queues", "version", "seen_at")
+
+
+def _removed(name: str) -> bool:
+    client().sync.scheduler.remove(name)
+    return True
 
 
 def as_text(value: Any) -> str:

@@ -1,0 +1,133 @@
+"""Schedules that code declares: what a deploy adds, changes and retires."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..job.codec import decode_row
+from ..job.schedule import Plan, Schedule, kept_options
+from ..steps import Query, Steps
+from .schedules import insert, now, row_of, write
+
+FIND = """
+    SELECT CAST(to_jsonb(s) AS text) FROM {soniq}.schedules s
+    WHERE s.name = ANY (CAST(%(names)s AS text[]))"""
+
+# Another application may use this database: what it declares is left alone while one of its workers
+# lives. After a crash of the server nobody counts as dead before all had time to report.
+RETIRE = """
+    UPDATE {soniq}.schedules s SET
+        retired_at = statement_timestamp(), changed_at = statement_timestamp(),
+        revision = s.revision + 1
+    WHERE s.owner = 'code' AND s.retired_at IS NULL
+      AND NOT (s.name = ANY (CAST(%(declared)s AS text[])))
+      AND (s.task = ANY (CAST(%(tasks)s AS text[])) OR NOT EXISTS (
+            SELECT FROM {soniq}.workers w
+            WHERE s.task = ANY (w.tasks) AND w.seen_at > statement_timestamp()
+                - make_interval(secs => CAST(CAST(%(timeout)s AS text) AS double precision)))
+          AND NOT EXISTS (SELECT FROM {soniq}.watch WHERE since > statement_timestamp()
+                - make_interval(secs => CAST(CAST(%(timeout)s AS text) AS double precision))))
+    RETURNING s.name"""
+
+# Any number of workers may declare at once; who was quicker is read again.
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What a deploy did to the schedules that code declares.
+
+    Attributes:
+        added: Names that are new.
+        changed: Names of those that were changed, or brought back.
+        retired: Names of those that are gone from the code.
+        refused: Names that a user's schedule has already; the code's does not run.
+    """
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def declare(
+    plans: Sequence[Plan], tasks: Sequence[str], timeout_seconds: float, notify: str
+) -> Steps[Deployed]:
+    """Bring the schedules of code up to what the code says.
+
+    Args:
+        plans: What it declares.
+        tasks: The tasks it knows: whatever else is declared for one of them is retired.
+        timeout_seconds: How long a worker may be silent and still live.
+        notify: `auto`, `always` or `off`.
+    """
+    added: list[str] = []
+    changed: list[str] = []
+    refused: tuple[str, ...] = ()
+    for _ in range(ATTEMPTS if plans else 0):
+        new, differing, refused = yield from _differences(plans)
+        added += (yield from insert(new, notify)) if new else ()
+        changed += (yield from write(differing, notify)) if differing else ()
+        if not (new or differing):
+            break
+    retired = yield from retire([plan.name for plan in plans], tasks, timeout_seconds)
+    return Deployed(tuple(added), tuple(changed), tuple(retired), refused)
+
+
+def retire(
+    declared: Iterable[str], tasks: Iterable[str], timeout_seconds: float
+) -> Steps[list[str]]:
+    """Retire what is no longer declared; answer the names.
+
+    Args:
+        declared: Names that are.
+        tasks: Whatever else is declared for one of these tasks is retired; for others only if no
+            live worker has the task.
+        timeout_seconds: How long a worker may be silent and still live.
+    """
+    params = {"declared": list(declared), "tasks": list(tasks), "timeout": str(timeout_seconds)}
+    return (yield from Query(RETIRE, params, lambda row: str(row[0])))
+
+
+def _differences(
+    plans: Sequence[Plan],
+) -> Steps[tuple[list[dict[str, Any]], list[dict[str, Any]], tuple[str, ...]]]:
+    """Find the rows that are missing, those that differ, and the names a user has."""
+    moment = yield from now()
+    kept = yield from Query(
+        FIND,
+        {"names": [plan.name for plan in plans]},
+        lambda row: Schedule.of(decode_row(row[0])),
+    )
+    known = {schedule.name: schedule for schedule in kept}
+    new = [row_of(plan, moment, "code") for plan in plans if plan.name not in known]
+    differing, refused = [], []
+    for plan in plans:
+        old = known.get(plan.name)
+        if old is None:
+            continue
+        if old.owner == "user":
+            refused.append(plan.name)
+        elif old.retired_at is not None or not _is(old, plan):
+            differing.append(row_of(plan, moment, "code", old))
+    return new, differing, tuple(refused)
+
+
+def _is(old: Schedule, plan: Plan) -> bool:
+    """Tell whether a schedule is as it is declared."""
+    rules, placement = plan.rules, plan.job.placement
+    wanted = (
+        *(rules.timing, rules.timezone, rules.jitter, rules.catch_up, rules.catch_up_max),
+        *(rules.overlap, placement.task, json.loads(plan.job.args), placement.queue),
+        *(placement.priority, placement.max_attempts, placement.timeout, placement.tags),
+        kept_options(placement),
+    )
+    return wanted == (
+        *(old.timing, old.timezone, old.jitter, old.catch_up, old.catch_up_max),
+        *(old.overlap, old.task, old.args, old.queue),
+        *(old.priority, old.max_attempts, old.timeout, old.tags),
+        kept_options(old.placement),
+    )
