@@ -53,8 +53,10 @@ LANES_OF = """
         ORDER BY j.priority, j.scheduled_at, j.id LIMIT 1) AS head
     ORDER BY q.place"""
 
-_PAUSED: LiteralString = """q.paused
-              AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp())"""
+# Paused, or with a limit: of those, jobs are counted before they are taken (see `gates`).
+_CLOSED: LiteralString = """(
+              q.paused AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp())
+              OR q.concurrency IS NOT NULL OR q.rate_count IS NOT NULL)"""
 
 _TAKE: LiteralString = """
     UPDATE {soniq}.jobs j SET
@@ -80,7 +82,7 @@ _HEAD: LiteralString = f"""
           AND j.task = ANY (CAST(%(tasks)s AS text[]))
           AND NOT EXISTS (
             SELECT FROM {{soniq}}.queues q
-            WHERE q.name = CAST(%(queue)s AS text) AND {_PAUSED})
+            WHERE q.name = CAST(%(queue)s AS text) AND {_CLOSED})
         ORDER BY j.priority, j.scheduled_at, j.id
         LIMIT CAST(%(number)s AS integer)
         FOR UPDATE OF j SKIP LOCKED"""
@@ -116,7 +118,7 @@ CLAIM_LANES = f"""
             LIMIT a.number
             FOR UPDATE SKIP LOCKED) AS p
         WHERE NOT EXISTS (
-            SELECT FROM {{soniq}}.queues q WHERE q.name = a.queue AND {_PAUSED})){_TAKE}
+            SELECT FROM {{soniq}}.queues q WHERE q.name = a.queue AND {_CLOSED})){_TAKE}
     WHERE j.id = ANY (ARRAY (SELECT {_BOUND})){_TAKEN}"""
 
 # Of each priority from a moment on, in their order. LIMIT stops the walk, so nothing beyond it is
@@ -136,7 +138,7 @@ CLAIM_ABOVE = f"""
             FOR UPDATE OF j SKIP LOCKED) AS p
         WHERE NOT EXISTS (
             SELECT FROM {{soniq}}.queues q
-            WHERE q.name = CAST(%(queue)s AS text) AND {_PAUSED})
+            WHERE q.name = CAST(%(queue)s AS text) AND {_CLOSED})
         LIMIT CAST(%(number)s AS integer)){_TAKE}
     WHERE j.id = ANY (ARRAY (SELECT {_BOUND})){_TAKEN}"""
 

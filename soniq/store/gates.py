@@ -54,10 +54,14 @@ CLAIM = """
         CAST(%(turn)s AS text), CAST(CAST(%(marks)s AS text) AS jsonb),
         CAST(CAST(%(weights)s AS text) AS jsonb)) AS c"""
 
-# Of tasks that the worker has, whether or not they declare limits now.
+# Of tasks that the worker has, whether or not they declare limits now, and of limited queues.
 WAITING = """
-    SELECT DISTINCT l.task FROM {soniq}.gated_lanes(
+    SELECT l.queue, l.task FROM {soniq}.gated_lanes(
         CAST(%(queues)s AS text[]), CAST(%(tasks)s AS text[]), '') AS l"""
+
+FAILED = """
+    SELECT CAST({soniq}.note_failures(
+        CAST(%(worker)s AS uuid), CAST(%(ids)s AS uuid[])) AS text)"""
 
 # Fenced as the endings are; the place in the queue stays.
 PUT_BEHIND = """
@@ -77,10 +81,10 @@ WAKE = "SELECT CAST({soniq}.wake('*', CAST(%(notify)s AS text)) AS text)"
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A job that was taken, and the gate it was behind."""
+    """A job that was taken, and the gate it was behind; None is of a queue with a limit."""
 
     job: Claimed
-    gate: str
+    gate: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +151,14 @@ def claim(
     return Query(CLAIM, params, _taken_or_looked, binary=True)
 
 
-def waiting(queues: Sequence[str], tasks: Sequence[str]) -> Query[str]:
-    """List tasks of which jobs wait behind gates."""
-    return Query(WAITING, {"queues": list(queues), "tasks": list(tasks)}, lambda row: str(row[0]))
+def waiting(queues: Sequence[str], tasks: Sequence[str]) -> Query[tuple[str, str | None]]:
+    """List queues and tasks with jobs behind gates, and queues with a limit; those have no task."""
+    return Query(WAITING, {"queues": list(queues), "tasks": list(tasks)}, lambda r: (r[0], r[1]))
+
+
+def failed(worker_id: str, ids: Sequence[str]) -> Query[str]:
+    """Note that attempts of jobs failed; before their endings are written, which may be a claim."""
+    return Query(FAILED, {"worker": worker_id, "ids": list(ids)}, lambda row: "")
 
 
 def put_behind(worker_id: str, jobs: Iterable[tuple[Claimed, str]]) -> Query[str]:
@@ -167,7 +176,7 @@ def wake(notify: str) -> Query[str]:
 
 def _taken_or_looked(row: Sequence[Any]) -> Taken | Looked:
     if row[0] is None:
-        return Looked(f"{row[2]} {row[1]}", row[16], row[17])
+        return Looked(f"{row[2]} {row[1] or ''}", row[16], row[17])
     return Taken(Claimed._make(row[:15]), row[15])
 
 

@@ -45,6 +45,7 @@ class Bench:
         hints: Queues that a notification named; `*` is any.
         uncertain: The database may hold jobs for this worker that the worker does not know of.
         gated: The names of tasks whose jobs wait behind gates.
+        limited: The queues with limits.
         freed: A gate may have more room than when it was last looked at.
         worn: The queues that are not claimed from their heads.
         sweeping: Held by a claim beside the fetcher's.
@@ -73,6 +74,7 @@ class Bench:
         self.hints: set[str] = set()
         self.uncertain = False
         self.gated = {task.name for task in registry if task.defaults.limits is not None}
+        self.limited: set[str] = set()
         self.freed = False
         self.worn = Worn()
         self.sweeping = anyio.Lock()
@@ -119,6 +121,10 @@ class Bench:
         if queue == "*" or not self.settings.queues or queue in self.settings.queues:
             self.hints.add(queue)
             self.wake_news.ring()
+
+    def counts(self, job: Claimed) -> bool:
+        """Tell whether a limit counts a job, and has room for another when it ends."""
+        return job.task in self.gated or job.queue in self.limited
 
     def free_gate(self) -> None:
         """Take in that a gate may have room."""

@@ -135,13 +135,16 @@ class Completer:
         bench = self._bench
         made = queries(judged, bench.id, bench.settings.notify)
         # The room they leave at their gates is for others, if this worker cannot use it.
-        if (bench.draining or bench.ready) and bench.gated and self._any_gated(judged):
+        if (bench.draining or bench.ready) and self._frees(judged):
             made.append(gates.wake(bench.settings.notify))
+        if failed := [job.id for job, attempt, verdict in judged if _trips(attempt, verdict)]:
+            made.insert(0, gates.failed(bench.id, failed))
         return made
 
-    def _any_gated(self, judged: Sequence[Judged]) -> bool:
-        gated = self._bench.gated
-        return any(job.task in gated for job, _, _ in judged)
+    def _frees(self, judged: Sequence[Judged]) -> bool:
+        """Tell whether any of these endings makes room at a limit."""
+        bench = self._bench
+        return bool(bench.gated or bench.limited) and any(bench.counts(job) for job, _, _ in judged)
 
     # -- telling
 
@@ -161,7 +164,7 @@ class Completer:
                     self._bench.hear(job.queue)
         if again:
             self._bench.wake_stage.ring()
-        if self._bench.gated and self._any_gated(judged):
+        if self._frees(judged):
             self._bench.free_gate()
 
 
@@ -200,6 +203,15 @@ def queries(judged: Sequence[Judged], me: str, notify: str) -> list[Query[str]]:
         ids, attempts = [job.id for job, _ in done], [job.attempt for job, _ in done]
         made.append(endings.finish(me, ids, attempts, [result for _, result in done]))
     return made
+
+
+def _trips(attempt: Attempt | None, verdict: Verdict) -> bool:
+    """Tell whether an ending is a failure that a circuit breaker counts."""
+    if attempt is None or not isinstance(verdict, Again | Bury):
+        return False
+    limits = attempt.task.defaults.limits
+    tripping = verdict.failure.outcome in {"failed", "timed_out"}
+    return tripping and limits is not None and limits.breaker is not None
 
 
 def _delay(answer: float | timedelta) -> float:

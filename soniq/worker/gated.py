@@ -18,9 +18,11 @@ log = logging.getLogger("soniq.worker")
 
 # Another worker's claim at the same gate takes a few milliseconds.
 AGAIN_SECONDS = 0.002
-# How often a worker without limited tasks looks whether jobs of its tasks wait behind gates: they
-# were enqueued by code that had limits, and nobody else may come for them.
-LEFT_OVER_SECONDS = 5.0
+# How often a worker looks for limits that no task of its own declares: of queues, which are found
+# at once where their jobs cannot be claimed otherwise, and of code that enqueued jobs behind gates
+# when its tasks had limits.
+LOOK_SECONDS = 0.25
+LEFT_OVER_SECONDS = 10.0
 # Weights are remembered of so many keys.
 MOST_WEIGHTS = 1000
 
@@ -39,13 +41,18 @@ class Gated:
         self._marks: dict[str, str] = {}
         self._weights: dict[str, dict[str, float]] = {}
         self._turn = ""
-        self._look_at = 0.0
+        self._looked_at = float("-inf")
         self._opens_at: float | None = None
 
     @property
-    def wanted(self) -> bool:
-        """Whether there may be such jobs."""
-        return bool(self._bench.gated) or time.monotonic() >= self._look_at
+    def known(self) -> bool:
+        """Whether there are limits."""
+        return bool(self._bench.gated or self._bench.limited)
+
+    def worth_a_look(self, *, stuck: bool) -> bool:
+        """Tell whether to look for some; `stuck` is that there is work, and a claim gave none."""
+        since = LOOK_SECONDS if stuck else LEFT_OVER_SECONDS
+        return time.monotonic() >= self._looked_at + since
 
     @property
     def wait_seconds(self) -> float | None:
@@ -55,7 +62,7 @@ class Gated:
     async def take(self, room: int, *, slots: int, most_bytes: int) -> list[Claimed]:
         """Claim up to so many jobs; answer those that came, which are on the bench already."""
         bench, came = self._bench, list[Claimed]()
-        if not bench.gated and not await self._left_over():
+        if not self.known and not await self._left_over():
             return came
         bench.freed = False
         again = True
@@ -63,15 +70,16 @@ class Gated:
             taken, looked = await self._claim(
                 room - len(came), slots=max(0, slots - len(came)), most_bytes=most_bytes
             )
-            bench.feed(taken)
-            came += taken
+            bench.feed([each.job for each in taken if each.gate is not None])
+            await feed(bench, self._session, [each.job for each in taken if each.gate is None])
+            came += [each.job for each in taken]
             again = bool(taken) and any(each.wait_seconds == 0 for each in looked)
             self._plan(looked)
         return came
 
     async def _claim(
         self, number: int, *, slots: int, most_bytes: int
-    ) -> tuple[list[Claimed], list[Looked]]:
+    ) -> tuple[list[Taken], list[Looked]]:
         query = gates.claim(
             self._bench.id,
             self._bench.settings.queues,
@@ -83,13 +91,15 @@ class Gated:
             marks=self._marks,
             weights=self._weights,
         )
-        taken, looked = list[Claimed](), list[Looked]()
+        taken, looked = list[Taken](), list[Looked]()
         for row in await self._session.run(query.__iter__):
             if isinstance(row, Taken):
-                taken.append(row.job)
+                taken.append(row)
                 self._weigh(row)
             else:
                 looked.append(row)
+                if row.lane.endswith(" "):  # a queue without a task has a limit
+                    self._bench.limited.add(row.lane[:-1])
         return taken, looked
 
     def _plan(self, looked: Sequence[Looked]) -> None:
@@ -110,7 +120,7 @@ class Gated:
         task = taken.job.task
         limits = self._bench.registry.get(task).defaults.limits
         known = self._weights.setdefault(task, {})
-        if limits is None or limits.weights is None or taken.gate in known:
+        if taken.gate is None or limits is None or limits.weights is None or taken.gate in known:
             return
         try:
             weight = limits.weight(taken.gate)
@@ -123,15 +133,16 @@ class Gated:
             known[taken.gate] = weight
 
     async def _left_over(self) -> bool:
-        """Look whether jobs wait behind gates though no task here declares a limit."""
-        now = time.monotonic()
-        if now < self._look_at:
-            return False
-        self._look_at = now + LEFT_OVER_SECONDS
+        """Look for limits that no task here declares."""
+        self._looked_at = time.monotonic()
         bench = self._bench
         query = gates.waiting(bench.settings.queues, self._tasks)
-        bench.gated.update(await self._session.run(query.__iter__))
-        return bool(bench.gated)
+        for queue, task in await self._session.run(query.__iter__):
+            if task is None:
+                bench.limited.add(queue)
+            else:
+                bench.gated.add(task)
+        return self.known
 
 
 async def feed(bench: Bench, session: Session, taken: list[Claimed]) -> None:

@@ -101,8 +101,11 @@ class Taker:
 
     async def take(self, room: int) -> bool:
         """Claim what waits behind gates and what does not, half of either where there is both."""
-        if not self.gated.wanted:
-            return await self._take_plain(room)
+        if not self.gated.known:
+            came = await self._take_plain(room)
+            if not self.gated.worth_a_look(stuck=bool(self.stuck)):
+                return came
+            return await self._take_gated(room) > 0 or came
         self._odd = not self._odd
         share = min(room, room // 2 + self._odd) if self.lanes else room
         gated = await self._take_gated(share)
@@ -135,7 +138,7 @@ class Taker:
 
     async def take_again(self) -> bool:
         """Claim where the last jobs came from, without a look if that was one queue."""
-        if self.gated.wanted and await self._take_gated(self.room()):
+        if self.gated.known and await self._take_gated(self.room()):
             return True
         if len(self._recent) == 1 and self.looked:
             self.lanes = list(self._recent)

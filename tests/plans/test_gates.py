@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from soniq.job.limits import Limits
+from soniq.job.limits import CircuitBreaker, Limits, Pace
 from soniq.store import claims, endings, gates, jobs, workers
 from soniq.store.endings import Told
 from soniq.store.gates import Looked, Taken
@@ -287,3 +287,194 @@ def test_many_closed_gates_hide_no_open_one(desk: Desk) -> None:
     assert take(desk, 1) == [last]
     rows = look(desk, 1, marks={"default task": "k0100"})
     assert waits(rows) == [None]
+
+
+# -- how often
+
+
+def test_a_rate_lets_one_start_in_its_time_and_says_when_the_next_may(desk: Desk) -> None:
+    declare(desk, pace=Pace(60.0, 1))
+    ids = behind(desk, *"ttt")
+    assert take(desk) == ids[:1]
+    (wait,) = waits(look(desk))
+    assert wait is not None
+    assert 50 < wait <= 60
+    desk.sql("UPDATE {soniq}.gates SET spent_until = spent_until - interval '60 s'")
+    assert take(desk) == ids[1:2]
+
+
+def test_a_burst_may_start_at_once_after_a_rest_and_no_more(desk: Desk) -> None:
+    declare(desk, pace=Pace(60.0, 3))
+    ids = behind(desk, *"tttttt")
+    assert take(desk) == ids[:3]
+    assert take(desk) == []
+    desk.sql("UPDATE {soniq}.gates SET spent_until = spent_until - interval '121 s'")
+    assert take(desk) == ids[3:5]
+
+
+def test_a_rate_is_of_each_key_if_the_task_says_so(desk: Desk) -> None:
+    declare(desk, key="k", pace=Pace(60.0, 2), rate_by_key=True)
+    ids = behind(desk, "ka", "ka", "ka", "kb")
+    assert take(desk) == [ids[0], ids[1], ids[3]]
+    assert take(desk) == []
+    (wait,) = waits(look(desk))
+    assert wait is not None
+    assert 50 < wait <= 60
+    behind(desk, "kb")
+    assert len(take(desk)) == 1
+
+
+@pytest.mark.parametrize(("at", "room", "wait"), [(0, 0, 1), (1, 1, 0), (2.5, 2, 0), (9, 3, 0)])
+def test_the_rule_of_a_rate(desk: Desk, at: float, room: int, wait: float) -> None:
+    """Three at once, one a second: three are spent at moment 0."""
+    found = desk.sql(
+        """SELECT r.room, r.wait_seconds FROM {soniq}.rate_room(1, 3, to_timestamp(103),
+               to_timestamp(100 + %s)) AS r""",
+        at,
+    )
+    assert found == [(room, wait)]
+
+
+def test_no_rate_lets_more_start_in_any_window_than_it_says(desk: Desk) -> None:
+    """Claims at odd moments, by the clock of the database, as the function would see it."""
+    pace, burst = 0.6, 5
+    spent, starts = 0.0, list[float]()
+    for moment in (n * 0.37 for n in range(400)):
+        ((room, _),) = desk.sql(
+            "SELECT r.room, r.wait_seconds FROM {soniq}.rate_room(%s, %s, to_timestamp(%s), "
+            "to_timestamp(%s)) AS r",
+            *(pace, burst, spent, moment),
+        )
+        starts += [moment] * room
+        spent = max(spent, moment) + room * pace
+    for window in (1.0, 10.0, 60.0):
+        most = max(sum(a <= s < a + window for s in starts) for a in starts)
+        assert most <= burst + window / pace
+    assert len(starts) >= 400 * 0.37 / pace
+
+
+# -- queues
+
+
+def test_a_queue_runs_as_many_jobs_as_it_is_allowed(desk: Desk) -> None:
+    desk.sql("INSERT INTO {soniq}.queues (name, concurrency) VALUES ('default', 2)")
+    ids = [desk.enqueue() for _ in range(3)]
+    assert desk.claim(WORKER) == []
+    assert desk.ask(claims.claim(WORKER, {"default": 9, "a": 9}, ["task"])) == []
+    assert take(desk) == ids[:2]
+    assert take(desk, worker=OTHER) == []
+    desk.finish(WORKER, ids[0], 1)
+    assert take(desk, worker=OTHER) == ids[2:]
+
+
+def test_the_limit_of_a_queue_is_of_all_its_jobs(desk: Desk) -> None:
+    desk.sql("INSERT INTO {soniq}.queues (name, concurrency) VALUES ('default', 3)")
+    behind(desk, *"tt", task="other")
+    behind(desk, "ka", "kb")
+    desk.enqueue()
+    assert len(take(desk, tasks=["task", "other"])) == 3
+    assert take(desk, tasks=["task", "other"]) == []
+
+
+def test_a_rate_of_a_queue_is_of_all_its_jobs(desk: Desk) -> None:
+    desk.sql(
+        "INSERT INTO {soniq}.queues (name, rate_count, rate_seconds, rate_burst)"
+        " VALUES ('default', 60, 3600, 3)"
+    )
+    behind(desk, *"tt")
+    desk.enqueue()
+    desk.enqueue()
+    assert len(take(desk)) == 3
+    assert take(desk) == []
+    assert all(wait and 50 < wait <= 60 for wait in waits(look(desk)))
+
+
+def test_a_claim_of_a_limited_queue_waits_for_nobody(desk: Desk, other: Desk) -> None:
+    desk.sql("INSERT INTO {soniq}.queues (name, concurrency) VALUES ('default', 1)")
+    desk.enqueue()
+    desk.enqueue()
+    with desk.connection.transaction():
+        assert len(take(desk)) == 1
+        assert waits(look(other, worker=OTHER)) == [0.0]
+    assert waits(look(other, worker=OTHER)) == [None]
+
+
+# -- the breaker
+
+BREAKER = CircuitBreaker(failures=2, window=60, pause=30)
+OPEN = "UPDATE {soniq}.gates SET closed_until = now() WHERE closed_until IS NOT NULL"
+
+
+def fail(desk: Desk, *ids: str) -> None:
+    """End attempts as failed, the way a worker does."""
+    attempts = {str(i): a for i, a in desk.sql("SELECT id, attempt FROM {soniq}.jobs")}
+    told = [Told(i, attempts[i], delay=0.0, outcome="failed") for i in ids]
+    with desk.connection.transaction():
+        desk.ask(gates.failed(WORKER, list(ids)))
+        desk.ask(endings.again(WORKER, told))
+
+
+def test_failures_within_the_window_close_the_gate_for_the_pause(desk: Desk) -> None:
+    declare(desk, breaker=BREAKER)
+    ids = behind(desk, *"tttt")
+    take(desk, 2)
+    fail(desk, ids[0])
+    desk.sql("UPDATE {soniq}.gates SET failed_at = ARRAY[now() - interval '61 s']")
+    fail(desk, ids[1])
+    taken = take(desk, 1)
+    fail(desk, *taken)
+    (wait,) = waits(look(desk))
+    assert wait is not None
+    assert 25 < wait <= 30
+
+
+def test_one_job_tries_and_its_success_opens_the_gate(desk: Desk) -> None:
+    declare(desk, breaker=BREAKER)
+    ids = behind(desk, *"tttt")
+    take(desk, 2)
+    fail(desk, ids[0], ids[1])
+    assert take(desk) == []
+    desk.sql(OPEN)
+    (probe,) = take(desk)
+    assert take(desk) == []
+    desk.finish(WORKER, probe, desk.ask(jobs.get(probe)).attempt)
+    assert len(take(desk)) == 3
+
+
+def test_the_failure_of_the_one_that_tries_closes_the_gate_anew(desk: Desk) -> None:
+    declare(desk, breaker=BREAKER)
+    ids = behind(desk, *"tttt")
+    take(desk, 2)
+    fail(desk, ids[0], ids[1])
+    desk.sql(OPEN)
+    (probe,) = take(desk)
+    fail(desk, probe)
+    (wait,) = waits(look(desk))
+    assert wait is not None
+    assert 25 < wait <= 30
+
+
+def test_a_lost_worker_proves_nothing_and_another_job_tries(desk: Desk) -> None:
+    declare(desk, breaker=BREAKER)
+    ids = behind(desk, *"tttt")
+    take(desk, 2)
+    fail(desk, ids[0], ids[1])
+    desk.sql(OPEN)
+    take(desk)
+    assert desk.ask(claims.hand_back_forgotten(WORKER, []))
+    assert len(take(desk)) == 1
+    assert take(desk) == []
+
+
+def test_a_key_is_closed_by_itself(desk: Desk) -> None:
+    declare(desk, key="k", breaker=CircuitBreaker(2, 60, 30, by_key=True))
+    ids = behind(desk, "ka", "ka", "ka", "kb", "kb")
+    take(desk, 2, marks={})
+    running = [str(i) for (i,) in desk.sql("SELECT id FROM {soniq}.jobs WHERE gate = 'ka'")]
+    taken = [i for i in running if desk.state(i) == "processing"]
+    fail(desk, *taken)
+    fail(desk, *[i for i in take(desk) if i in ids[:3]][:1])
+    desk.sql("UPDATE {soniq}.jobs SET state = 'queued', worker_id = NULL")
+    assert set(take(desk)) == set(ids[3:])
+    desk.sql(OPEN)
+    assert len(take(desk)) == 1

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import anyio
 import pytest
 
-from soniq import Soniq, TaskRef
+from soniq import CircuitBreaker, Soniq, TaskRef
 from soniq.events import JobFinished, JobStarted
 from soniq.job import JobContext
 
@@ -226,3 +226,72 @@ async def test_a_slow_job_does_not_hold_others_that_were_claimed_with_it(
         await seen.some(20, JobFinished)
         gate.set()
         await seen.some(21, JobFinished)
+
+
+async def test_a_limit_of_a_queue_holds_for_all_workers_and_can_be_changed_meanwhile(
+    app: Soniq, ask: Ask
+) -> None:
+    gauge = Gauge()
+
+    @app.job
+    async def act() -> None:
+        with gauge.run("queue"):
+            await anyio.sleep(0.002)
+
+    @app.job(fair_by="key")
+    async def fair(key: int) -> None:
+        with gauge.run("queue"):
+            await anyio.sleep(0.002)
+
+    await app.queues.limit("default", concurrency=2)
+    async with working(app), working(app):
+        await app.enqueue_many(act, [{}] * 100)
+        await app.enqueue_many(fair, [(n % 7,) for n in range(100)])
+        await done(ask, 200)
+        assert gauge.most["queue"] == 2
+        await app.queues.limit("default", concurrency=4)
+        await app.enqueue_many(act, [{}] * 200)
+        await done(ask, 400)
+    assert gauge.most["queue"] == 4
+
+
+async def test_a_rate_is_kept_by_the_clock_of_the_database(app: Soniq, ask: Ask) -> None:
+    @app.job(rate_limit="50/s", rate_burst=5)
+    async def act() -> None: ...
+
+    async with working(app), working(app):
+        await app.enqueue_many(act, [{}] * 60)
+        await done(ask, 60)
+    rows = await ask(
+        "SELECT extract(epoch FROM started_at - min(started_at) OVER ()) FROM soniq.history"
+    )
+    starts = sorted(float(row[0]) for row in rows)
+    # A claim's moment is that of its statement's begin, which may have waited for its turn.
+    for window in (0.1, 0.5, 1.0):
+        most = max(sum(a <= start < a + window for start in starts) for a in starts)
+        assert most <= 5 + window * 50 + 1
+    assert starts[-1] >= (60 - 5) / 50 - 0.02
+
+
+async def test_a_breaker_stops_what_fails_and_tries_it_again(app: Soniq, ask: Ask) -> None:
+    broken = True
+    tried: list[bool] = []
+
+    @app.job(breaker=CircuitBreaker(failures=3, window=60, pause=0.3), retry_delay=0.01)
+    async def act() -> None:
+        tried.append(broken)
+        if broken:
+            raise ConnectionError("nobody there")
+
+    async with working(app, concurrency=1):
+        await app.enqueue_many(act, [{}] * 20)
+
+        async def tried_again() -> bool:
+            return len(tried) >= 5
+
+        await eventually(tried_again)
+        closed = await ask("SELECT count(*) FROM soniq.gates WHERE closed_until IS NOT NULL")
+        broken = False
+        await done(ask, 20)
+    assert closed == [(1,)]
+    assert await ask("SELECT count(*) FROM soniq.gates WHERE closed_until IS NOT NULL") == [(0,)]
