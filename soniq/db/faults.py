@@ -58,8 +58,12 @@ def translate(
 
 
 def stale_plan(error: Exception) -> bool:
-    """Tell "cached plan must not change result type", in whatever language the server speaks."""
-    return (
+    """Tell that a prepared statement is of no use any more: sent anew, it would run.
+
+    It is not there, or "cached plan must not change result type", in whatever language the server
+    speaks.
+    """
+    return isinstance(error, pg.InvalidSqlStatementName) or (
         isinstance(error, pg.FeatureNotSupported)
         and error.diag.source_function == "RevalidateCachedQuery"
     )

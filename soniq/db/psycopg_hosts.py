@@ -24,6 +24,8 @@ from .render import encoded
 R = TypeVar("R")
 Connection: TypeAlias = "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
 
+# What a prepared statement may fail with that is outdated, or gone.
+_OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
 _IDLE = pq.TransactionStatus.IDLE
 _INERROR = pq.TransactionStatus.INERROR
 _TUPLES = pq.ExecStatus.TUPLES_OK
@@ -89,7 +91,7 @@ class PsycopgHost(Host):
                     return [None] * count  # type: ignore[list-item]
             cursor = self._cursor()
             cursor.execute(sql, step.params, binary=step.binary)
-        except psycopg.errors.FeatureNotSupported as error:
+        except _OUTDATED as error:
             if not self._spoiled(error):
                 raise
             cursor = cursor or self._cursor()
@@ -103,7 +105,7 @@ class PsycopgHost(Host):
         if not (self._own and psycopg.Pipeline.is_supported()):
             return super().batch(step)
         # Without a sync between them, the server takes them for one transaction: all or nothing.
-        with self._connection.pipeline():
+        with forgetful(self._connection), self._connection.pipeline():
             cursors = [self._sent(query) for query in step.queries]
         return [
             decoded(query, cursor.fetchall()) if has_rows(cursor) else []
@@ -182,7 +184,7 @@ class AsyncPsycopgHost(AsyncHost):
                     return [None] * count  # type: ignore[list-item]
             cursor = self._cursor()
             await cursor.execute(sql, step.params, binary=step.binary)
-        except psycopg.errors.FeatureNotSupported as error:
+        except _OUTDATED as error:
             if not self._spoiled(error):
                 raise
             cursor = cursor or self._cursor()
@@ -195,8 +197,9 @@ class AsyncPsycopgHost(AsyncHost):
         """Run several in one transaction: in one round trip on a connection of ours."""
         if not (self._own and psycopg.AsyncPipeline.is_supported()):
             return await super().batch(step)
-        async with self._connection.pipeline():
-            cursors = [await self._sent(query) for query in step.queries]
+        with forgetful(self._connection):
+            async with self._connection.pipeline():
+                cursors = [await self._sent(query) for query in step.queries]
         return [
             decoded(query, await cursor.fetchall()) if has_rows(cursor) else []
             for query, cursor in zip(step.queries, cursors, strict=True)
@@ -249,6 +252,19 @@ class AsyncPsycopgHost(AsyncHost):
         """Tell whether the statement may be sent again, without its outdated preparation."""
         self.spent = stale_plan(error)
         return self.spent and outside_transaction(self._connection)
+
+
+@contextmanager
+def forgetful(connection: Connection) -> Iterator[None]:
+    """Forget what is prepared when a pipeline fails.
+
+    psycopg takes a statement for prepared that the server, after another's fault, never looked at.
+    """
+    try:
+        yield
+    except BaseException:
+        connection._prepared.clear()
+        raise
 
 
 @contextmanager

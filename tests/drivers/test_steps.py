@@ -263,6 +263,40 @@ async def test_a_poisoned_statement_within_a_transaction_may_be_tried_again(
     await settled(db.run(operation))
 
 
+async def test_a_batch_that_failed_while_it_was_prepared_succeeds_later(db: Any) -> None:
+    """Endings that a server refused for a while were held for refused for good.
+
+    psycopg prepares a statement at its sixth run; in a pipeline it does not learn that the server
+    never came to that, because the statement before had failed. It ran what was not there.
+    """
+
+    def operation(n: int) -> Any:
+        queries = [
+            Query("SELECT 1 / CAST(%(n)s AS int)", {"n": n}, tuple),
+            Query("SELECT CAST(%(m)s AS int) + 1", {"m": 41}, tuple),
+        ]
+        return (yield from Batch(queries))
+
+    await settled(db.run(operation, 1))
+    for _ in range(8):
+        with pytest.raises(DatabaseError, match="division by zero"):
+            await settled(db.run(operation, 0))
+    assert await settled(db.run(operation, 1)) == [[(1,)], [(42,)]]
+
+
+async def test_a_prepared_statement_that_somebody_took_away_is_made_again(db: Any) -> None:
+    sql = "SELECT CAST(%(n)s AS int)"
+    for _ in range(7):
+        assert await settled(db.run(ask, sql, {"n": 1})) == [(1,)]
+    assert await settled(db.run(ask, "SELECT count(*) FROM pg_prepared_statements")) == [(1,)]
+
+    def deallocate() -> Any:  # under psycopg's eyes it would be noticed
+        yield from Query("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")
+
+    await settled(db.run(deallocate))
+    assert await settled(db.run(ask, sql, {"n": 2})) == [(2,)]
+
+
 async def test_many_tasks_share_the_pool(colour: Colour) -> None:
     if not colour.is_async:
         pytest.skip("sync code has no tasks")
