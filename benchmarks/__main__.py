@@ -22,7 +22,7 @@ from .server import Target, target
 
 FIGURES = (
     "enqueue", "together", "bulk", "drain", "processes", "pickup", "backlog", "queues", "held",
-    "memory", "idle", "start",
+    "limits", "memory", "idle", "start",
 )  # fmt: skip
 
 

@@ -38,3 +38,24 @@ def application(url: str, **settings: Any) -> Application:
         os.write(stamps, b"%d %d\n" % (i, time.time_ns()))
 
     return Application(eq, noop, noop_sync, stamp)
+
+
+def limited(eq: Soniq) -> dict[str, Any]:
+    """Declare tasks with limits as well; by their names."""
+
+    @eq.job(name="one_a_key", concurrency=1, concurrency_key="i")
+    async def one_a_key(i: int) -> None: ...
+
+    @eq.job(name="in_order", ordered_by="i")
+    async def in_order(i: int) -> None: ...
+
+    @eq.job(name="in_turn", fair_by="i")
+    async def in_turn(i: int) -> None: ...
+
+    @eq.job(name="thousand", concurrency=1000)
+    async def thousand(i: int) -> None: ...
+
+    @eq.job(name="rated", rate_limit="1000000/s")
+    async def rated(i: int) -> None: ...
+
+    return {task.name: task for task in (one_a_key, in_order, in_turn, thousand, rated)}

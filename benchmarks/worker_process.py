@@ -1,6 +1,7 @@
 """A worker in a process of its own, as `soniq worker` runs it, that tells what it uses.
 
     python -m benchmarks.worker_process URL [--jobs N] [--plain] [--concurrency 10] [--schema soniq]
+        [--limits]
 
 It says `ready` and `ended`, and answers the lines `usage` and `stop` of its standard input. With
 `--jobs` it stops by itself when it has run so many.
@@ -48,6 +49,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--concurrency", type=int)
     parser.add_argument("--schema", default="soniq")
+    parser.add_argument("--limits", action="store_true")
     return parser.parse_args()
 
 
@@ -55,9 +57,11 @@ def _worker(options: argparse.Namespace) -> Any:
     from soniq.db.aio import Database
     from soniq.worker.worker import Worker
 
-    from .tasks import application
+    from .tasks import application, limited
 
     eq = application(options.url).eq
+    if options.limits:
+        limited(eq)
     settings = eq.settings.with_(concurrency=options.concurrency, schema=options.schema)
     database = Database(settings, url=lambda: options.url)
     return Worker(database, eq.registry, settings, hooks=eq.hooks, bus=eq.bus)

@@ -449,7 +449,7 @@ BEGIN
         SELECT least(r.room, v_share, v_queue.room), r.wait_seconds
         INTO v_room, v_wait FROM {soniq}.task_room(v_gate, v_now) AS r;
         v_whole := mark = '';
-        v_most := v_room + 32;
+        v_most := least(2 * v_room + 8, v_room + 32);
         v_taken := 0;
         v_keys := NULL;
         WHILE v_room > 0 LOOP
