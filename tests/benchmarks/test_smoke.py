@@ -41,6 +41,11 @@ ROWS = {
         "  pickup p99 at the end, and at the start",
         "four readers, 1.5 s: rate at the end",
     ],
+    "limits": [
+        "drain 400, 20 keys of limit 1",
+        "drain 400 without limits, beside 2,000 of a blocked key",
+        "one job beside 2,000 of another tenant, p99",
+    ],
     "memory": ["memory grown in 1.5 s at 1,000 jobs/s", "memory at most, 8 jobs of 1 MiB"],
     "idle": ["idle worker, statements a second", "idle worker, memory"],
     "start": ["soniq --help", "import soniq", "worker ready"],

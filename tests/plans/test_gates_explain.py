@@ -61,7 +61,7 @@ HOT: dict[str, tuple[Query[Any], int]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["right", "taken while empty", "never taken"])
+@pytest.fixture(scope="module", params=["right", "taken while empty"])
 def crowd(
     request: pytest.FixtureRequest,
     make_database: Callable[..., str],
