@@ -21,8 +21,8 @@ from .report import Row, as_json, head, lines, summary
 from .server import Target, target
 
 FIGURES = (
-    "enqueue", "together", "bulk", "drain", "processes", "pickup", "backlog", "queues", "held",
-    "limits", "memory", "idle", "start",
+    "enqueue", "bounds", "together", "bulk", "drain", "processes", "pickup", "backlog", "queues",
+    "held", "limits", "memory", "idle", "start",
 )  # fmt: skip
 
 

@@ -75,6 +75,23 @@ class DuplicateSchedule(UsageError):
     """Two schedules claim one name."""
 
 
+# -- whoever enqueues
+
+
+class QueueFull(SoniqError):
+    """A queue has as many waiting jobs as its `max_depth` allows; nothing was written.
+
+    Attributes:
+        queue: Its name.
+        may_wait: Whether the queue asks to wait for room; on connections of our own that was done.
+    """
+
+    def __init__(self, message: str, *, queue: str, may_wait: bool = False) -> None:
+        super().__init__(message)
+        self.queue = queue
+        self.may_wait = may_wait
+
+
 # -- the operator
 
 

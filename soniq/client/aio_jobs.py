@@ -102,8 +102,8 @@ class AsyncJobs(AsyncEnqueue):
     @property
     def queues(self) -> AsyncQueues:
         """The queues: how they stand, and what may be said about them."""
-        settings = self._app.settings
-        return AsyncQueues(self._run, settings.notify, settings.heartbeat_timeout)
+        settings, forget = self._app.settings, self._app.bounds.forget
+        return AsyncQueues(self._run, settings.notify, settings.heartbeat_timeout, forget)
 
     @property
     def scheduler(self) -> AsyncScheduler:

@@ -11,6 +11,7 @@ from ..errors import InvalidOption, UsageError
 from ..events import Bus
 from ..job.hooks import Hooks
 from ..job.registry import Registry
+from ..policy.bounds import Bounds
 from ..policy.waking import Waking
 from .address import Home
 from .building import Builder
@@ -32,6 +33,7 @@ class Application:
         bus: Who is told what happens.
         builder: Makes its jobs.
         planner: Makes plans of its schedules.
+        bounds: Remembers which queues may be full.
         waking: Remembers for which queues nobody was idle a moment ago.
         home: Knows where its database is.
         retry_policy: Decides delays for tasks without a policy of their own; None: their options.
@@ -62,6 +64,7 @@ class Application:
         self.builder = Builder(self.registry, self.settings)
         self.planner = Planner(self.registry, self.builder)
         self.waking = Waking(monotonic)
+        self.bounds = Bounds(monotonic)
         self.pool = pool
         self.connection_factory = connection_factory
         self.home = Home(self.settings, pool, lent=pool is not None or bool(connection_factory))
@@ -84,6 +87,7 @@ class Application:
         """
         self.home.move_to(database_url)
         self.settings = self.settings.with_(database_url=database_url)
+        self.bounds.forget()
 
     def own_connections(self) -> dict[str, Any]:
         """Say how to connect, as the databases of `db` take it."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from datetime import datetime
+from random import random
 from time import monotonic
 from typing import Any, Self, TypeVar
 
-from ..errors import InvalidOption, InvalidTransition, JobFailed, WaitTimeout
+from ..errors import InvalidOption, InvalidTransition, JobFailed, QueueFull, WaitTimeout
 from ..events import Bus
 from ..job.hooks import Hooks
 from ..job.options import Seconds, checked_due
@@ -26,6 +27,8 @@ T = TypeVar("T", bound=Task[..., Any])
 # A wait looks at once, then less and less often: few jobs are quicker, and none needs it sharper.
 FIRST_LOOK_SECONDS = 0.01
 SLOWEST_LOOK_SECONDS = 1.0
+# Room in a full queue goes to whoever asks first, so who waits for it asks more often.
+SLOWEST_TRY_SECONDS = 0.25
 
 
 class Base:
@@ -173,6 +176,32 @@ class Waiting:
                 f"Job {job.id} ({job.task}) was still {job.status} after {self._timeout:g} s. "
                 "Wait longer, or look whether a worker serves its queue."
             )
+        return min(pause, left)
+
+
+class Room:
+    """How long an enqueue waits for room in a full queue, and when it gives up.
+
+    Args:
+        timeout: Seconds in all.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._end = monotonic() + timeout
+        self._next = FIRST_LOOK_SECONDS
+
+    def pause(self, full: QueueFull) -> float:
+        """Choose the seconds until the next try.
+
+        Raises:
+            QueueFull: The queue does not ask to wait, or the time is over.
+        """
+        left = self._end - monotonic()
+        if not full.may_wait or left <= 0:
+            raise full
+        # By chance, or all who wait would try at the same moments.
+        pause = self._next * (0.5 + random())  # noqa: S311
+        self._next = min(self._next * 1.5, SLOWEST_TRY_SECONDS)
         return min(pause, left)
 
 

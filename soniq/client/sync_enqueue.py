@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
+from time import sleep
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ..errors import QueueFull
 from ..job.options import Seconds
 from ..job.record import NewJob
 from ..job.task import Call
 from ..job.unique import Conflict, Enqueued, Key, Merge, While
 from ..steps import Steps
-from ..store import bulk, jobs
-from .base import Base, run_at_options
+from ..store import admission, bulk, jobs
+from ..store.admission import Pile, Store
+from .base import Base, Room, run_at_options
 from .building import Given, Target
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ class SyncEnqueue(Base):
             InvalidOption: An option is out of range or of the wrong type.
             InvalidArguments: The arguments do not fit the task, or are no JSON.
             DuplicateJob: With `on_conflict="raise"`: there is a job of that key.
+            QueueFull: The queue has no room.
             DatabaseError: The database refused or failed.
         """
         options = {
@@ -136,6 +141,7 @@ class SyncEnqueue(Base):
 
         Raises:
             UsageError: As for `enqueue`.
+            QueueFull: The queue has no room.
             DatabaseError: The database refused or failed.
         """
         options = {
@@ -195,6 +201,7 @@ class SyncEnqueue(Base):
 
         Raises:
             UsageError: One of them cannot be stored; the message says which. None was.
+            QueueFull: A queue has no room for all of them.
             DatabaseError: The database refused or failed.
         """
         options = {
@@ -213,7 +220,8 @@ class SyncEnqueue(Base):
         first, more = self._app.builder.many(target, args_list, options)
         lent = self._lent(connection)
         notify = self._app.settings.notify
-        return self._run_on(lent, bulk.enqueue_many, first, more, notify, can_copy=lent is None)
+        store = partial(bulk.enqueue_many, notify=notify, can_copy=lent is None)
+        return self._store_pile(lent, Pile(first, more), store)
 
     def enqueue_stream(
         self,
@@ -248,6 +256,7 @@ class SyncEnqueue(Base):
 
         Raises:
             UsageError: One of them cannot be stored; the message says which. None was.
+            QueueFull: A queue has no room for all of them.
             DatabaseError: The database refused or failed.
         """
         options = {
@@ -259,15 +268,11 @@ class SyncEnqueue(Base):
         }
         first, more = self._app.builder.many(target, args_list, options)
         lent = self._lent(connection)
-        return self._run_on(
-            lent,
-            bulk.enqueue_stream,
-            first,
-            more,
-            self._app.settings.notify,
-            can_copy=lent is None,
-            progress=progress,
+        notify = self._app.settings.notify
+        store = partial(
+            bulk.enqueue_stream, notify=notify, can_copy=lent is None, progress=progress
         )
+        return self._store_pile(lent, Pile(first, more), store)
 
     # -- within
 
@@ -307,4 +312,23 @@ class SyncEnqueue(Base):
     def _store(self, job: NewJob, connection: object = None) -> str:
         lent = self._lent(connection)
         notify, waking = self._app.settings.notify, self._app.waking
-        return self._run_on(lent, jobs.enqueue, job, notify, waking)
+        if lent is None and self._app.bounds.frees(job.placement.queue):
+            return self._run_on(None, jobs.enqueue, job, notify, waking)
+        pile = Pile((job,))
+        return self._store_pile(lent, pile, lambda _, __: jobs.enqueue(job, notify, waking))
+
+    def _store_pile(self, lent: object, pile: Pile, store: Store[A]) -> A:
+        """Store jobs once there is room for them, if their queue asks to wait for that.
+
+        Not on a lent connection: whoever makes room may wait for its transaction.
+        """
+        room = Room(self._app.settings.full_timeout)
+        operation, bounds = admission.stored, self._app.bounds
+        while True:
+            try:
+                return self._run_on(lent, operation, pile, bounds, store, own=lent is None)
+            except QueueFull as full:
+                if lent is not None:
+                    raise
+                pause = room.pause(full)
+            sleep(pause)

@@ -101,8 +101,8 @@ class SyncJobs(SyncEnqueue):
     @property
     def queues(self) -> Queues:
         """The queues: how they stand, and what may be said about them."""
-        settings = self._app.settings
-        return Queues(self._run, settings.notify, settings.heartbeat_timeout)
+        settings, forget = self._app.settings, self._app.bounds.forget
+        return Queues(self._run, settings.notify, settings.heartbeat_timeout, forget)
 
     @property
     def scheduler(self) -> Scheduler:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import EllipsisType
 from typing import Any, Literal, TypeAlias
@@ -24,10 +24,13 @@ Waiting: TypeAlias = Literal["scheduled", "queued"]
 class AsyncQueues:
     """Looks at queues, pauses, limits, empties and moves them while everything runs."""
 
-    def __init__(self, run: AsyncRun, notify: str, patience: float) -> None:
+    def __init__(
+        self, run: AsyncRun, notify: str, patience: float, forget: Callable[[], None]
+    ) -> None:
         self._run = run
         self._notify = notify
         self._patience = patience
+        self._forget = forget
 
     async def list(self) -> Stats:
         """Tell how each queue stands: those with jobs or dead letters, and those with a say.
@@ -92,6 +95,7 @@ class AsyncQueues:
             aging=aging,
         )
         await self._run(queues.limit, checked_queue(name), changes, self._notify)
+        self._forget()
 
     async def purge(
         self,
@@ -151,10 +155,11 @@ class AsyncQueues:
 class Queues:
     """Looks at queues, pauses, limits, empties and moves them while everything runs."""
 
-    def __init__(self, run: Run, notify: str, patience: float) -> None:
+    def __init__(self, run: Run, notify: str, patience: float, forget: Callable[[], None]) -> None:
         self._run = run
         self._notify = notify
         self._patience = patience
+        self._forget = forget
 
     def list(self) -> Stats:
         """Tell how each queue stands: those with jobs or dead letters, and those with a say.
@@ -219,6 +224,7 @@ class Queues:
             aging=aging,
         )
         self._run(queues.limit, checked_queue(name), changes, self._notify)
+        self._forget()
 
     def purge(
         self,

@@ -140,6 +140,12 @@ class Settings:
         seconds,
         at_least=0.1,
     )
+    full_timeout: float = setting(
+        30.0,
+        "Seconds an enqueue waits for room in a full queue whose `on_full` is `wait`.",
+        seconds,
+        at_least=0,
+    )
     notify: str = setting(
         "auto",
         "`auto` wakes workers only while one of them is idle; `always`; `off`: they poll.",

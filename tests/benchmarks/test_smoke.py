@@ -15,6 +15,10 @@ from benchmarks import report
 ROOT = Path(__file__).parents[2]
 ROWS = {
     "enqueue": ["enqueue one by one, sync", "enqueue one by one, async"],
+    "bounds": [
+        "enqueue, bounded, far from full",
+        "enqueue, bounded, full, dropping one of 1,000",
+    ],
     "together": [
         "enqueue 20 at once, own pool, worker listening",
         "enqueue 20 at once, own pool, no worker",
