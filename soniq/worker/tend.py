@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
+
 from ..db.session import Session
-from ..store import queues
+from ..store import aging, queues
 from .bench import Bench
 
 # Of a pause that ends sooner than this the leader hears by a notification, unless they are off.
 LOOK_SECONDS = 5.0
+# A step of priority is given within a quarter of the time it takes to gain it, or a second, while
+# that takes no more than a twentieth of the time.
+AGING_LOOKS = 4
+LEAST_SECONDS = 1.0
+REST = 20
 
 
 class Tender:
-    """Wakes idle workers when a pause is over."""
+    """Wakes idle workers when a pause is over, and raises the priority of jobs that wait long."""
 
     def __init__(self, bench: Bench, session: Session) -> None:
         self._bench = bench
@@ -23,11 +30,24 @@ class Tender:
         Raises:
             DatabaseError: For whoever leads to handle.
         """
-        bench = self._bench
-        look = min(LOOK_SECONDS, bench.settings.poll_interval)
         while True:
-            query = queues.end_pauses(bench.settings.notify)
-            ((ended, seconds),) = await self._session.run(query.__iter__)
-            if ended:
-                bench.hear("*")
-            await bench.wake_tend.wait(look if seconds is None else max(0.001, min(look, seconds)))
+            pause = min(await self._end_pauses(), await self._age())
+            await self._bench.wake_tend.wait(pause)
+
+    async def _end_pauses(self) -> float:
+        """Wake workers for queues whose pause is over; answer the seconds until the next look."""
+        settings = self._bench.settings
+        query = queues.end_pauses(settings.notify)
+        ((ended, seconds),) = await self._session.run(query.__iter__)
+        if ended:
+            self._bench.hear("*")
+        look = min(LOOK_SECONDS, settings.poll_interval)
+        return look if seconds is None else max(0.001, min(look, seconds))
+
+    async def _age(self) -> float:
+        """Raise priorities where queues ask for it; answer the seconds until the next time."""
+        began, look = time.monotonic(), LOOK_SECONDS
+        for queue, seconds in await self._session.run(aging.queues().__iter__):
+            await self._session.run(aging.age(queue, seconds).__iter__)
+            look = min(look, max(LEAST_SECONDS, seconds / AGING_LOOKS))
+        return max(look, REST * (time.monotonic() - began))

@@ -82,3 +82,32 @@ async def test_workers_tell_how_many_attempts_ended_in_each_queue(app: Soniq, no
             return (await app.queues.get("one")).rate == 0
 
         await eventually(quiet)
+
+
+async def test_a_job_that_waits_long_comes_before_newer_ones_where_its_queue_says_so(
+    app: Soniq, ask: Ask
+) -> None:
+    ran: list[str] = []
+
+    @app.job(name="say", queue="one")
+    async def say(word: str) -> None:
+        ran.append(word)
+
+    await app.queues.pause("one")
+    await app.queues.limit("one", aging=60)
+    old = await app.enqueue("say", word="old", priority=120)
+    await ask("UPDATE soniq.jobs SET scheduled_at = scheduled_at - interval '1 hour'")
+    await app.enqueue("say", word="new")
+    async with working(app, concurrency=1):
+
+        async def raised() -> bool:
+            return (await app.get_job(old)).priority < 100
+
+        await eventually(raised)
+        await app.queues.resume("one")
+
+        async def both() -> bool:
+            return len(ran) == 2
+
+        await eventually(both)
+    assert ran == ["old", "new"]

@@ -78,6 +78,7 @@ class Job(Record):
 
     state = models.TextField(choices=LiveState.choices)
     snoozes = models.IntegerField()
+    aged = models.SmallIntegerField(null=True)
     cancel_requested = models.BooleanField()
     gate = models.TextField(null=True)
 
@@ -145,6 +146,7 @@ class Queue(models.Model):
         managed = False
         db_table = table("queues")
         default_permissions = ("view",)
+        permissions = [("pause_queue", "Can pause and resume queues")]
 
     def __str__(self) -> str:
         return str(self.name)
