@@ -1,4 +1,4 @@
-"""`soniq jobs list|show|cancel|retry`."""
+"""`soniq jobs list|show|why|cancel|retry`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATUSES = ("scheduled", "queued", "processing", "done", "cancelled", "dead_lett
 
 @click.group(cls=Group)
 def jobs() -> None:
-    """List, show, cancel and retry jobs."""
+    """List, show, explain, cancel and retry jobs."""
 
 
 @jobs.command("list")
@@ -58,6 +58,17 @@ def show(state: State, /, *, job_id: str, json_: bool) -> None:
         as_json(job)
     else:
         show_job(job)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--json", "json_", is_flag=True, help="Write one JSON document.")
+@click.pass_obj
+def why(state: State, /, *, job_id: str, json_: bool) -> None:
+    """Say why a job has not run, or what became of it."""
+    with state.client() as client:
+        said = client.why(job_id)
+    as_json({"id": job_id, "why": said}) if json_ else click.echo(said)
 
 
 @jobs.command()

@@ -20,6 +20,7 @@ from ..services.page import checked_status, page
 from ..services.queues import AsyncQueues
 from ..services.scheduler import AsyncScheduler
 from ..store import jobs
+from ..store import why as why_
 from .aio_enqueue import AsyncEnqueue
 from .base import Waiting, moved_to, result_of
 
@@ -89,6 +90,15 @@ class AsyncJobs(AsyncEnqueue):
         """
         asked = page(queue, task, limit, before)
         return await self._run(jobs.list_jobs, status=checked_status(status), **asked)
+
+    async def why(self, job_id: str) -> str:
+        """Tell in a sentence or two why a job has not run, or what became of it.
+
+        Raises:
+            JobNotFound: There is none, or its record was pruned.
+        """
+        patience = self._app.settings.heartbeat_timeout
+        return await self._run(why_.why, checked_id(job_id), patience)
 
     async def get_queue_stats(self) -> list[QueueStats]:
         """Tell how each queue stands: `queues.list()` under the name it had first."""

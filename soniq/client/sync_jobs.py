@@ -19,6 +19,7 @@ from ..services.page import checked_status, page
 from ..services.queues import Queues
 from ..services.scheduler import Scheduler
 from ..store import jobs
+from ..store import why as why_
 from .base import Waiting, moved_to, result_of
 from .sync_enqueue import SyncEnqueue
 
@@ -88,6 +89,15 @@ class SyncJobs(SyncEnqueue):
         """
         asked = page(queue, task, limit, before)
         return self._run(jobs.list_jobs, status=checked_status(status), **asked)
+
+    def why(self, job_id: str) -> str:
+        """Tell in a sentence or two why a job has not run, or what became of it.
+
+        Raises:
+            JobNotFound: There is none, or its record was pruned.
+        """
+        patience = self._app.settings.heartbeat_timeout
+        return self._run(why_.why, checked_id(job_id), patience)
 
     def get_queue_stats(self) -> list[QueueStats]:
         """Tell how each queue stands: `queues.list()` under the name it had first."""

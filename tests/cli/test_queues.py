@@ -77,3 +77,11 @@ def test_purge_and_move_count_ask_and_act(shell: Shell) -> None:
     assert shown(shell, second)["reason"] == "purged from its queue"
     assert document(shell, "purge", "b", "--yes") == {"jobs": 1, "preview": False}
     assert shell("queues", "purge", "b").stdout == "0 jobs of b cancelled\n"
+
+
+def test_a_job_says_why_it_has_not_run(shell: Shell) -> None:
+    job_id = enqueued(shell, "app.welcome", "user_id=1")
+    assert shell("jobs", "why", job_id).stdout == "No live worker serves its queue 'emails'.\n"
+    told = json.loads(shell("jobs", "why", job_id, "--json").stdout)
+    assert told == {"id": job_id, "why": "No live worker serves its queue 'emails'."}
+    shell("jobs", "why", "01890a5d-ac96-774b-bcce-b302099a8057", code=3)
