@@ -13,6 +13,7 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from ...errors import SoniqError
+from ...job.rate import Rate
 from .clients import client
 from .models import DeadLetter, FinishedJob, Job, LiveState, Queue, Schedule, Worker
 
@@ -163,7 +164,7 @@ class JobAdmin(RecordAdmin):
 
     list_display = ("id", "task", "queue", "state", "priority", "attempt", "scheduled_at")
     list_filter = ("state", *RecordAdmin.list_filter)
-    actions = ("retry", "cancel")
+    actions = ("retry", "cancel", "pause_queues")
 
     @admin.action(description="Run now", permissions=["retry"])
     def retry(self, request: Any, queryset: QuerySet[Any]) -> None:
@@ -179,9 +180,19 @@ class JobAdmin(RecordAdmin):
         """Tell who may."""
         return self.may(request, "retry")
 
+    @admin.action(description="Pause their queues", permissions=["pause"])
+    def pause_queues(self, request: Any, queryset: QuerySet[Any]) -> None:
+        """Have workers leave the queues of these jobs alone; a queue without a say has no row."""
+        names = sorted(set(queryset.values_list("queue", flat=True)))
+        self._each(request, [Queue(name=name) for name in names], _paused, "paused")
+
     def has_cancel_permission(self, request: Any) -> bool:
         """Tell who may."""
         return self.may(request, "cancel")
+
+    def has_pause_permission(self, request: Any) -> bool:
+        """Tell who may: whoever may pause queues."""
+        return bool(request.user.has_perm(f"{self.opts.app_label}.pause_queue"))
 
 
 @admin.register(FinishedJob)
@@ -223,7 +234,34 @@ class DeadLetterAdmin(RecordAdmin):
 class QueueAdmin(ReadOnly):
     """Queues that somebody said something about."""
 
-    list_display = ("name", "paused", "paused_until", "changed_at")
+    list_display = (
+        "name", "paused", "paused_until", "concurrency", "rate", "max_depth", "on_full",
+        "aging_seconds", "changed_at",
+    )  # fmt: skip
+    list_filter = ("paused",)
+    search_fields = ("name",)
+    ordering = ("name",)
+    actions = ("pause", "resume")
+
+    @admin.display(description="rate")
+    def rate(self, row: Any) -> str:
+        """Show how many may start in which time."""
+        return "-" if row.rate_count is None else str(Rate(row.rate_count, row.rate_seconds))
+
+    @admin.action(description="Pause", permissions=["pause"])
+    def pause(self, request: Any, queryset: QuerySet[Any]) -> None:
+        """Have workers leave them alone until they are resumed."""
+        self._each(request, queryset, _paused, "paused")
+
+    @admin.action(description="Resume", permissions=["pause"])
+    def resume(self, request: Any, queryset: QuerySet[Any]) -> None:
+        """Have workers take from them again."""
+        not_paused = "it was not paused"
+        self._each(request, queryset, client().sync.queues.resume, "resumed", not_paused)
+
+    def has_pause_permission(self, request: Any) -> bool:
+        """Tell who may."""
+        return self.may(request, "pause")
 
 
 @admin.register(Schedule)
@@ -287,6 +325,11 @@ class WorkerAdmin(ReadOnly):
     """Workers that live."""
 
     list_display = ("name", "state", "running", "concurrency", "queues", "version", "seen_at")
+
+
+def _paused(name: str) -> bool:
+    client().sync.queues.pause(name)
+    return True
 
 
 def _removed(name: str) -> bool:

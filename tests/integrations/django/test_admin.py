@@ -210,6 +210,29 @@ def test_an_action_needs_its_permission(
     assert sorted((job.id, job.status) for job in soniq_sync.list_jobs()) == before
 
 
+def test_queues_are_paused_and_resumed_by_whoever_may(
+    login: Callable[..., Client], witness: Callable[..., Any]
+) -> None:
+    paused = "SELECT name, paused FROM soniq.queues ORDER BY name"
+    job_id = soniq_sync.enqueue(jobs.invoice, queue="bills", order_id=1)
+    witness("INSERT INTO soniq.queues (name, rate_count, rate_seconds) VALUES ('mail', 5, 60)")
+    nobody = login("view_queue", "view_job")
+    act(nobody, "queue", "pause", "mail")
+    act(nobody, "job", "pause_queues", job_id)
+    assert witness(paused) == [("mail", False)]
+    User.objects.all().delete()
+    somebody = login("view_queue", "view_job", "pause_queue")
+    assert "5/minute" in somebody.get(listed("queue")).content.decode()
+    assert "1 paused." in act(somebody, "queue", "pause", "mail").content.decode()
+    assert "1 paused." in act(somebody, "job", "pause_queues", job_id).content.decode()
+    assert witness(paused) == [("bills", True), ("mail", True)]
+    page = act(somebody, "queue", "resume", "mail").content.decode()
+    assert "1 resumed." in page
+    page = act(somebody, "queue", "resume", "mail").content.decode()
+    assert "Not resumed: mail: it was not paused" in page
+    assert witness(paused) == [("bills", True), ("mail", False)]
+
+
 def test_a_long_list_is_counted_only_so_far(
     login: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
