@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..job.rate import Rate
 from ..job.record import Job, JobStatus
 
 
@@ -45,8 +44,7 @@ class Facts:
         running: Jobs that run in these slots.
         ahead: Jobs of its queue that are claimed before it; counted up to a thousand and one.
         concurrency: Jobs of its queue that may run at once; None is no limit.
-        rate_count: Jobs of its queue that may start; None is no limit.
-        rate_seconds: In how long.
+        rate_wait_seconds: Until another of its queue may start; None if one may.
         queue_running: Jobs of its queue that run; counted where that is limited.
         held_by: The name of the worker that has it; None if that worker is not known any more.
         silent_seconds: How long ago that worker gave a sign of life.
@@ -62,8 +60,7 @@ class Facts:
     running: int
     ahead: int
     concurrency: int | None
-    rate_count: int | None
-    rate_seconds: float | None
+    rate_wait_seconds: float | None
     queue_running: int
     held_by: str | None
     silent_seconds: float | None
@@ -147,9 +144,9 @@ def _limits(job: Job, facts: Facts) -> list[str]:
     if facts.concurrency is not None and facts.queue_running >= facts.concurrency:
         limited = f"Its queue {job.queue!r} is limited to {facts.concurrency} at once"
         return [f"{limited}, and {facts.queue_running} run now."]
-    if facts.rate_count is not None and facts.rate_seconds is not None:
-        rate = Rate(facts.rate_count, facts.rate_seconds)
-        return [f"Jobs of its queue {job.queue!r} start at {rate} at most."]
+    if facts.rate_wait_seconds is not None:
+        left = spoken(facts.rate_wait_seconds)
+        return [f"Its queue {job.queue!r} is over its rate; the next may start in {left}."]
     return []
 
 

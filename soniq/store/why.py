@@ -56,7 +56,14 @@ FACTS = f"""
         'running', (SELECT coalesce(sum(running), 0) FROM able),
         'ahead', (SELECT count(*) FROM ahead),
         'concurrency', q.concurrency,
-        'rate_count', q.rate_count, 'rate_seconds', q.rate_seconds,
+        'rate_wait_seconds', (
+            SELECT r.wait_seconds FROM {{soniq}}.rate_room(
+                q.rate_seconds / q.rate_count,
+                coalesce(q.rate_burst, CAST(greatest(1, floor(
+                    0.1 * q.rate_count / q.rate_seconds + 1e-9)) AS integer)),
+                (SELECT g.spent_until FROM {{soniq}}.gates g WHERE g.task = '' AND g.key = q.name),
+                statement_timestamp()) AS r
+            WHERE r.room <= 0 AND q.rate_count IS NOT NULL),
         'queue_running', (
             SELECT count(*) FROM {{soniq}}.jobs j
             WHERE j.state = 'processing' AND j.queue = q.name AND q.concurrency IS NOT NULL),

@@ -44,6 +44,13 @@ async def test_each_obstacle_is_told_when_it_is_the_first(
     assert "It is running: host:1" in await settled(eq.why(first))
     await settled(eq.queues.limit("q", concurrency=1))
     assert "limited to 1 at once" in await settled(eq.why(second))
+    await settled(eq.queues.limit("q", concurrency=None, rate_limit="1/hour"))
+    assert "over its rate" not in await settled(eq.why(second))
+    witness(
+        "INSERT INTO soniq.gates (task, key, spent_until) "
+        "VALUES ('', 'q', now() + interval '1 hour')"
+    )
+    assert "'q' is over its rate; the next may start in" in await settled(eq.why(second))
     witness("DELETE FROM soniq.workers")
     assert "no signs of life" in await settled(eq.why(first))
 

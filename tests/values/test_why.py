@@ -15,7 +15,7 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 JOB = Job("id", "mail", "emails", {}, JobStatus.QUEUED, 100, 0, 4, NOW, NOW)
 FREE = Facts(
     due_seconds=-1.0, paused=False, paused_seconds=None, workers=2, able=1, slots=10, running=0,
-    ahead=0, concurrency=None, rate_count=None, rate_seconds=None, queue_running=0, held_by=None,
+    ahead=0, concurrency=None, rate_wait_seconds=None, queue_running=0, held_by=None,
     silent_seconds=None,
 )  # fmt: skip
 
@@ -38,7 +38,7 @@ def said(job: Job = JOB, **facts: Any) -> str:
         ({"ahead": 1001}, "Over 1,000 jobs of its queue are before it."),
         ({"running": 10}, "All 10 slots"),
         ({"concurrency": 3, "queue_running": 3}, "limited to 3 at once, and 3 run now."),
-        ({"rate_count": 5, "rate_seconds": 60.0}, "start at 5/minute at most"),
+        ({"rate_wait_seconds": 7.0}, "'emails' is over its rate; the next may start in 7 s."),
     ],
 )
 def test_a_queued_job_says_what_it_waits_for(facts: dict[str, Any], words: str) -> None:
