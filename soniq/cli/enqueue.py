@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 @click.option("--priority", type=int, help="1 (first) to 1000 (last).")
 @click.option("--delay", type=DURATION, help="Run it so much later: 90, 90s, 5m, 2h, 1d.")
 @click.option("--at", type=MOMENT, help="Run it at a moment: 2026-01-31T12:00:00+01:00.")
+@click.option("--unique", is_flag=True, help="Only if no live job has the same arguments.")
+@click.option("--dedup-key", metavar="KEY", help="Only if no live job of the task has this key.")
+@click.option("--unique-for", type=DURATION, help="Hold the key so long in any case: 90s, 5m, 2h.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["skip", "replace", "raise"]),
+    help="What to do if a job has the key: skip this one, replace what waits, or fail.",
+)
 @click.option(
     "--from",
     "from_",
@@ -59,6 +67,10 @@ def enqueue(
     priority: int | None,
     delay: float | None,
     at: datetime | None,
+    unique: bool,
+    dedup_key: str | None,
+    unique_for: float | None,
+    on_conflict: str | None,
     from_: IO[bytes] | None,
     commit_every: int | None,
     unchecked: bool,
@@ -69,7 +81,8 @@ def enqueue(
     A value is read as JSON if it is JSON, else as text: user_id=1 is a number, name=Ann is text,
     zip='"01234"' is text as well. The module may be left out of NAME if no other task has it.
 
-    In a pipe, the answer is the job's id; with --from, the number of jobs.
+    In a pipe, the answer is the job's id, or that of the one that has its key; with --from, the
+    number of new jobs.
     """
     from ..job.task import TaskRef
     from .discover import synchronous
@@ -80,7 +93,16 @@ def enqueue(
     if commit_every is not None and from_ is None:
         raise click.UsageError("--commit-every is for --from.")
     arguments = _arguments(args_, values)
-    options = {"queue": queue, "priority": priority, "delay": delay, "scheduled_at": at}
+    options = {
+        "queue": queue,
+        "priority": priority,
+        "delay": delay,
+        "scheduled_at": at,
+        "unique": unique or None,
+        "dedup_key": dedup_key,
+        "unique_for": unique_for,
+        "on_conflict": on_conflict,
+    }
     target: Task[..., Any] | TaskRef
     if unchecked:
         client, target = state.client(), TaskRef(name)
@@ -94,19 +116,29 @@ def enqueue(
             answer: str | int = client.enqueue(target, args=arguments)
         else:
             answer = enqueue_lines(client, target, from_, commit_every)
-    _tell(target.name, answer, json_=json_)
+    _tell(target, answer, json_=json_)
 
 
-def _tell(task: str, answer: str | int, *, json_: bool) -> None:
-    """Say which job was enqueued, by its id, or how many were."""
+def _tell(target: Task[..., Any] | TaskRef, answer: str | int, *, json_: bool) -> None:
+    """Say which job was enqueued, or has the key, by its id; or how many were."""
+    task = target.name
     if json_:
         as_json({"id" if isinstance(answer, str) else "enqueued": answer, "task": task})
     elif not at_terminal():
         click.echo(answer)
-    elif isinstance(answer, str):
-        click.echo(f"Enqueued {task} as {answer}.")
-    else:
+    elif isinstance(answer, int):
         click.echo(f"Enqueued {task} {counted(answer, 'time')}.")
+    elif _has_key(target):
+        click.echo(f"Job {answer} of {task} has the key.")
+    else:
+        click.echo(f"Enqueued {task} as {answer}.")
+
+
+def _has_key(target: Task[..., Any] | TaskRef) -> bool:
+    from ..job.task import TaskRef
+
+    declared = None if isinstance(target, TaskRef) else target.defaults.unique
+    return target.chosen.unique is not None or declared is not None
 
 
 def _task(application: Base, name: str) -> Task[..., Any]:

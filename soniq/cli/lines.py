@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InvalidArguments, PayloadTooLarge, UsageError
+from ..errors import DuplicateJob, InvalidArguments, PayloadTooLarge, UsageError
 from ..job.codec import decode
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def enqueue_lines(
                 upto = lines.number
     except UsageError as error:
         place = _PLACE.match(str(error))
-        if place is None:
+        if place is None or isinstance(error, DuplicateJob):
             raise
         reason = str(error)[place.end() :]
         raise UsageError(f"Line {lines.number}: {reason} {_said(stored, upto)}") from None

@@ -58,7 +58,8 @@ class UniqueOptions:
         states: In which a job holds its key.
         seconds: How long after its enqueue it holds it in any case.
         conflict: What becomes of another job of the key.
-        merge: How arguments of a replaced job and of its replacement become one, by name.
+        merge: How arguments of a replaced job and of its replacement become one, by name; empty is
+            not at all.
     """
 
     key: Key | bool | None = None
@@ -71,8 +72,6 @@ class UniqueOptions:
         """Lay these options over others: what is given here wins."""
         if base is None:
             return self
-        if self.conflict not in {None, "replace"}:
-            base = replace(base, merge=None)
         given = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
         return replace(base, **given)
 
@@ -90,7 +89,7 @@ class UniqueOptions:
                 f"{self._first()} says something about a job's key, and this job has none. "
                 "Give unique=True or dedup_key=... as well."
             )
-        if self.merge is not None and conflict != "replace":
+        if self.merge and conflict != "replace":
             raise InvalidOption(
                 f"merge is for a job that replaces another, and on_conflict is {conflict!r}. "
                 "Give on_conflict='replace', or leave merge out."
@@ -166,7 +165,7 @@ def unique_options(given: Mapping[str, Any]) -> UniqueOptions | None:
         states=None if "unique_while" not in values else _states(values["unique_while"]),
         seconds=None if "unique_for" not in values else seconds_for(values["unique_for"]),
         conflict=None if "on_conflict" not in values else _conflict(values["on_conflict"]),
-        merge=None if "merge" not in values else _merge(values["merge"]),
+        merge=_merge(values.get("merge"), values.get("on_conflict")),
     )
 
 
@@ -220,7 +219,10 @@ def _conflict(given: object) -> str:
     return str(given)
 
 
-def _merge(given: object) -> dict[str, Merger]:
+def _merge(given: object, conflict: object) -> dict[str, Merger] | None:
+    if given is None:
+        # Who does not replace does not merge either, whatever the task says.
+        return None if conflict in {None, "replace"} else {}
     if not isinstance(given, Mapping) or not given:
         raise InvalidOption(
             f"merge says how by the name of an argument, as in {{'ids': 'append'}}, not {given!r}."

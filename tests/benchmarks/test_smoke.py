@@ -53,6 +53,12 @@ ROWS = {
     "memory": ["memory grown in 1.5 s at 1,000 jobs/s", "memory at most, 8 jobs of 1 MiB"],
     "idle": ["idle worker, statements a second", "idle worker, memory"],
     "start": ["soniq --help", "import soniq", "worker ready"],
+    "unique": [
+        "enqueue unique, against plain",
+        "enqueue a duplicate, against plain",
+        "bulk 100 unique, against plain",
+        "drain 400 beside 40,000 keys, against none",
+    ],
 }
 
 

@@ -143,6 +143,8 @@ def test_an_argument_may_be_called_like_an_option(shell: Shell) -> None:
         (("welcome", "user_id=1", "-Q", ""), "queue must be"),
         (("welcome", "user_id=1", "--delay", "1", "--at", "2099-01-01T00:00Z"), "not both"),
         (("x", "--unchecked", "--args", '{"a": "\\u0000"}'), "NUL"),
+        (("welcome", "user_id=1", "--unique", "--dedup-key", "k"), "two things about one key"),
+        (("welcome", "user_id=1", "--on-conflict", "skip"), "Give unique=True or dedup_key"),
     ],
 )
 def test_what_cannot_be_enqueued_is_told_and_not_written(
@@ -152,6 +154,23 @@ def test_what_cannot_be_enqueued_is_told_and_not_written(
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert database.execute("SELECT count(*) FROM soniq.jobs").fetchone() == (0,)
+
+
+def test_a_job_with_a_key_is_enqueued_once(shell: Shell) -> None:
+    welcome = ("welcome", "user_id=1")
+    first = enqueued(shell, *welcome, "--unique")
+    assert enqueued(shell, *welcome, "--unique") == first
+    assert enqueued(shell, *welcome, "--dedup-key", "k", "--unique-for", "1h") != first
+    assert (
+        f"Job {first} of app.welcome has the key."
+        in at_terminal(shell, "enqueue", *welcome, "--unique", "--on-conflict", "replace")[1]
+    )
+    refused = shell("enqueue", *welcome, "--unique", "--on-conflict", "raise", code=2)
+    assert f"Job {first} of app.welcome has these arguments already" in refused.stderr
+    (shell.folder / "lines").write_text('{"user_id": 1}\n{"user_id": 2}\n{"user_id": 2}\n')
+    assert enqueued(shell, "welcome", "--unique", "--from", "lines") == "1"
+    refusing = ("--unique", "--on-conflict", "raise", "--from", "lines")
+    assert "Job 0 of the list" in shell("enqueue", "welcome", *refusing, code=2).stderr
 
 
 def test_the_option_moves_even_an_application_that_names_its_database(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from soniq.job.options import checked_due
 from soniq.job.record import Job
+from soniq.schema import migrate
 from soniq.store import bulk, jobs
 
 from .desk import Desk, new_job
@@ -35,6 +37,8 @@ SAME: list[tuple[str, dict[str, Any]]] = [
     ("task => 'task', timeout_seconds => 2.5", {"timeout": 2.5}),
     ("task => 'task', tags => '{a,\"b c\"}'", {"tags": ("a", "b c")}),
     ("task => 'task', tags => '{}'", {"tags": ()}),
+    ("task => 'task', dedup_key => 'k' || random(), delay => '90 seconds', tags => '{a}'",
+     {"due": 90.0, "tags": ("a",)}),
 ]  # fmt: skip
 
 
@@ -119,6 +123,13 @@ BAD = [
     "task => 't', tags => ARRAY['']",
     "task => 't', tags => ARRAY[repeat('x', 101)]",
     "task => 't', tags => array_fill(CAST('x' AS text), ARRAY[51])",
+    "task => 't', unique_args => true, dedup_key => 'k'",
+    "task => 't', on_conflict => 'skip'",
+    "task => 't', dedup_key => '  '",
+    "task => 't', dedup_key => 'k', unique_while => ARRAY[NULL]",
+    "task => 't', dedup_key => 'k', unique_for => '200000 years'",
+    "task => 't', dedup_key => 'k', on_conflict => 'replace', merge => '[]'",
+    "task => 't', dedup_key => 'k', on_conflict => 'replace', merge => '{\"a\": null}'",
 ]
 
 
@@ -176,3 +187,58 @@ def test_a_trigger_can_enqueue_inside_the_transaction_that_fired_it(desk: Desk) 
     assert desk.sql("SELECT task, CAST(args AS text) FROM {soniq}.jobs") == [
         ("greet", '{"user_id": 7}')
     ]
+
+
+SHOP = "soniq_test_shop"
+
+
+@pytest.fixture
+def shop(desk: Desk) -> Iterator[str]:
+    """A role with the rights that docs/how-to/sql-function.md names for jobs with keys."""
+    desk.sql(f"DROP ROLE IF EXISTS {SHOP}")
+    desk.sql(f"CREATE ROLE {SHOP}")
+    desk.sql(f"GRANT USAGE ON SCHEMA {{soniq}} TO {SHOP}")
+    desk.sql(f"GRANT SELECT, INSERT ON {{soniq}}.jobs TO {SHOP}")
+    desk.sql(f"GRANT SELECT, INSERT, UPDATE ON {{soniq}}.keys TO {SHOP}")
+    desk.sql(f"GRANT SELECT ON {{soniq}}.workers TO {SHOP}")
+    yield SHOP
+    desk.sql("RESET ROLE")
+    desk.sql(f"DROP OWNED BY {SHOP}")
+    desk.sql(f"DROP ROLE {SHOP}")
+
+
+def test_a_role_needs_no_more_than_the_rights_that_are_documented(desk: Desk, shop: str) -> None:
+    desk.sql(f"SET ROLE {shop}")
+    first = desk.value("SELECT {soniq}.enqueue('t', dedup_key => 'k', unique_for => '1 s')")
+    assert desk.value("SELECT {soniq}.enqueue('t', dedup_key => 'k')") == first
+    replaced = "SELECT {soniq}.enqueue('t', dedup_key => 'k', on_conflict => 'replace')"
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        desk.sql(replaced)
+    desk.sql("RESET ROLE")
+    desk.sql(f"GRANT UPDATE ON {{soniq}}.jobs TO {shop}")
+    desk.sql(f"SET ROLE {shop}")
+    assert desk.value(replaced) == first
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_new_version_of_the_function_may_be_called_by_whom_the_old_one_might(
+    empty_database: str, desks: Callable[[str, str], Desk], shop: str, granted: bool
+) -> None:
+    """To make it anew is to forget who had been granted it, and to let everybody in."""
+    desk = desks(empty_database, "soniq")
+    first, *rest = (m.name for m in migrate.migrations())
+    before = [name for name in rest if name < "0008"]
+    for name in (first, *before):
+        desk.ask(migrate.apply(name))
+    desk.sql("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {soniq} FROM PUBLIC")
+    if granted:
+        functions = "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {soniq} TO " + shop
+        desk.sql(functions + " WITH GRANT OPTION")
+    desk.ask(migrate.setup())
+    may = """
+        SELECT has_function_privilege(%s, p.oid, 'EXECUTE WITH GRANT OPTION'),
+            has_function_privilege(%s, p.oid, 'EXECUTE')
+        FROM pg_proc p WHERE p.proname = 'enqueue'"""
+    assert desk.sql(may, shop, shop) == [(granted, granted)]
+    assert desk.sql("SELECT FROM pg_proc WHERE proname = 'enqueue_1'") == []
+    desk.sql(f"DROP OWNED BY {shop}")

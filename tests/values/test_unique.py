@@ -92,9 +92,9 @@ def test_an_enqueue_says_otherwise_than_its_task() -> None:
         "k", ("queued",), 5.0, "replace", {"n": "sum"}
     )
     assert UniqueOptions(key=False).over(task).rule() is None
-    assert UniqueOptions(conflict="raise").over(task).rule() == Unique(
-        None, ("queued",), 5.0, "raise"
-    )
+    refusing = unique_options({"on_conflict": "raise"})
+    assert refusing is not None
+    assert refusing.over(task).rule() == Unique(None, ("queued",), 5.0, "raise")
     assert UniqueOptions(key=True).over(None) == UniqueOptions(key=True)
 
 

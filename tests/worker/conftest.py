@@ -24,7 +24,7 @@ EMPTY = """
     WHERE datname = current_database() AND pid <> pg_backend_pid()
       AND backend_type = 'client backend';
     TRUNCATE soniq.jobs, soniq.history, soniq.dead_letters, soniq.queues, soniq.workers,
-             soniq.watch, soniq.leaders, soniq.gates, soniq.schedules"""
+             soniq.watch, soniq.leaders, soniq.gates, soniq.schedules, soniq.keys"""
 
 
 @pytest.fixture(scope="session")

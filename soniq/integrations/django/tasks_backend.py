@@ -9,10 +9,12 @@ takes only what its release of the code has.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from typing import Any
 
 from django.apps import apps
@@ -24,7 +26,7 @@ from django.tasks.signals import task_enqueued
 from django.utils import timezone
 from django.utils.json import normalize_json
 
-from ...client.options import JobOptions, task_options
+from ...client.options import task_options
 from ...errors import JobNotFound, UsageError
 from ...job.task import Task as SoniqsTask
 from .task_results import result_of
@@ -54,7 +56,8 @@ class SoniqTask(Task):
         retry_max_delay: No delay is longer, in seconds.
         retry_jitter: Leave half of each delay to chance.
         timeout: Seconds a run may take.
-        unique: One live job for a task and its arguments.
+        unique: At most one live job for the task and its arguments; an enqueue then answers the
+            result of that one.
     """
 
     max_retries: int | None = None
@@ -96,6 +99,8 @@ class SoniqBackend(BaseTaskBackend):
     def enqueue(self, task: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> Any:
         """Store a call; inside an `atomic()` of the jobs' database it is part of it.
 
+        Of a task with `unique` whose job is there already it answers that job's result.
+
         Raises:
             InvalidTask: The task cannot be run here.
             TypeError: An argument is not JSON.
@@ -105,9 +110,12 @@ class SoniqBackend(BaseTaskBackend):
             "args": normalize_json(list(args)),
             "kwargs": normalize_json(kwargs),
         }
+        job_id, is_new = self._store(task, asked)
+        if not is_new:
+            return self.get_result(job_id)
         result = TaskResult(
             task=task,
-            id=self._store(task, asked),
+            id=job_id,
             status=TaskResultStatus.READY,
             enqueued_at=timezone.now(),
             started_at=None,
@@ -161,12 +169,11 @@ class SoniqBackend(BaseTaskBackend):
         for name in (*OPTIONS, "unique"):
             if (value := getattr(task, name, None)) is not None:
                 given[name] = value
-        if given.get("unique") is not None and "unique" not in JobOptions.__annotations__:
-            raise UsageError("unique= is not in this release of Soniq. Leave it out.")
         task_options(given)
         return given
 
-    def _store(self, task: Any, asked: dict[str, Any]) -> str:
+    def _store(self, task: Any, asked: dict[str, Any]) -> tuple[str, bool]:
+        """Store a call; answer its job's id, and whether it was not there before."""
         client = _client()
         known: SoniqsTask[..., Any] = client.registry.get(task.module_path)
         options: dict[str, Any] = {
@@ -182,7 +189,12 @@ class SoniqBackend(BaseTaskBackend):
             placed["priority"] = task.priority
         if self.alias != DEFAULT_TASK_BACKEND_ALIAS:
             placed["backend"] = self.alias
-        return str(client.enqueue(known.options(**options), args=placed))
+        if not getattr(task, "unique", None):
+            return str(client.enqueue(known.options(**options), args=placed)), True
+        # Of the call alone: when it runs, and before whom, is no part of what it is.
+        options["dedup_key"] = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        made = client.enqueue_many(known.options(**options), [placed])
+        return made[0], made.outcomes == ["enqueued"]
 
 
 def soniqs_priority(priority: int) -> int:

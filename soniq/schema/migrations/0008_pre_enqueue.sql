@@ -104,14 +104,16 @@ BEGIN
             AND jsonb_array_length(rule -> 'states') > 0, false) THEN
         RAISE EXCEPTION 'soniq: unique_while must name some of scheduled, queued, processing'
             USING ERRCODE = '22023';
-    ELSIF CAST(rule ->> 'seconds' AS double precision) NOT BETWEEN 0 AND 3155760000 THEN
-        RAISE EXCEPTION 'soniq: unique_for must be 0 to 100 years' USING ERRCODE = '22023';
+    ELSIF CAST(rule ->> 'seconds' AS double precision) NOT BETWEEN 1e-6 AND 3155760000 THEN
+        RAISE EXCEPTION 'soniq: unique_for must be more than 0 and at most 100 years'
+            USING ERRCODE = '22023';
     ELSIF rule ->> 'conflict' NOT IN ('skip', 'replace', 'raise') THEN
         RAISE EXCEPTION 'soniq: on_conflict must be skip, replace or raise'
             USING ERRCODE = '22023';
     ELSIF rule ? 'merge' AND rule ->> 'conflict' IS DISTINCT FROM 'replace' THEN
         RAISE EXCEPTION 'soniq: merge is for on_conflict => ''replace''' USING ERRCODE = '22023';
-    ELSIF rule ? 'merge' AND (jsonb_typeof(rule -> 'merge') <> 'object' OR EXISTS (
+    ELSIF rule ? 'merge' AND (jsonb_typeof(rule -> 'merge') <> 'object'
+            OR rule -> 'merge' = '{}' OR EXISTS (
             SELECT FROM jsonb_each_text(rule -> 'merge') AS m
             WHERE coalesce(m.value, '') NOT IN ('append', 'sum'))) THEN
         RAISE EXCEPTION 'soniq: merge must be an object of argument names and append or sum'

@@ -429,3 +429,27 @@ if django.VERSION >= (6, 1):
         twin = pickle.loads(pickle.dumps(tasks.third_time))
         assert twin == tasks.third_time
         assert twin.max_retries == 2
+
+    def test_a_unique_task_is_enqueued_once_for_the_same_arguments() -> None:
+        with heard() as told:
+            first = tasks.once.enqueue(1, by="me")
+            again = tasks.once.using(priority=9).enqueue(1, by="me")
+            late = tasks.once.using(run_after=timezone.now() + timedelta(days=1))
+            assert late.enqueue(1, by="me").id == again.id == first.id
+            others = [tasks.once.enqueue(2, by="me"), tasks.once.enqueue(1)]
+        assert (again.status, again.args, again.kwargs) == (READY, [1], {"by": "me"})
+        assert [name for name, *_ in told] == ["enqueued"] * 3
+        assert len({first.id, *(result.id for result in others)}) == 3
+        assert ended(first).return_value == 1
+        assert tasks.once.enqueue(1, by="me").id != first.id
+
+    def test_a_unique_task_goes_with_the_transaction() -> None:
+        with transaction.atomic():
+            first = tasks.once.enqueue(1)
+            assert tasks.once.enqueue(1).id == first.id
+            transaction.set_rollback(True)
+        assert tasks.once.enqueue(1).id != first.id
+
+    def test_unique_is_true_or_false() -> None:
+        with pytest.raises(InvalidTask, match="unique is True or False"):
+            task(unique="by order")(tasks.exit_process.func)

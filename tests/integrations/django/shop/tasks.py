@@ -115,3 +115,7 @@ if django.VERSION >= (6, 1):
         if runs < 3:
             raise RuntimeError(f"run {runs}")
         return runs
+
+    @task(unique=True)
+    def once(order: int, *, by: str = "") -> int:
+        return order
