@@ -196,3 +196,34 @@ def test_stricter_isolation_is_served_too(desk: Desk, level: str) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         desk.sql("UPDATE {soniq}.room SET free = -1")
     assert put(desk) == "raise"
+
+
+def test_the_sql_function_is_held_to_the_bound(desk: Desk) -> None:
+    ask = "SELECT {soniq}.enqueue('task', queue => 'q')"
+    keyed = "SELECT {soniq}.enqueue('task', queue => 'q', dedup_key => %s)"
+    bound(desk, 2, "wait")
+    desk.sql(ask)
+    desk.sql(keyed, "a")
+    for full in (lambda: desk.sql(ask), lambda: desk.sql(keyed, "b")):
+        with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="queue 'q' is full"):
+            full()
+    bound(desk, 2, "drop_oldest")
+    desk.sql(ask)
+    assert desk.value(DEPTH) == 2
+
+
+def test_the_look_for_room_has_an_index_for_each_part(desk: Desk) -> None:
+    """Beside 50,000 jobs of others, behind gates or not, a small queue is counted at once."""
+    desk.sql(
+        """INSERT INTO {soniq}.jobs (id, task, queue, gate)
+           SELECT gen_random_uuid(), 'task', 'deep', CASE WHEN n % 2 = 0 THEN 't' END
+           FROM generate_series(1, 50000) n"""
+    )
+    desk.sql("ANALYZE {soniq}.jobs")
+    bound(desk, 100)
+    scans = "SELECT pg_stat_get_xact_numscans(CAST('{soniq}.jobs' AS regclass))"
+    read = "SELECT pg_stat_get_xact_tuples_returned(CAST('{soniq}.jobs' AS regclass))"
+    with desk.connection.transaction():
+        assert put(desk) is None
+        assert desk.value(scans) == 0, "the table was read from its beginning to its end"
+        assert desk.value(read) == 0

@@ -73,6 +73,7 @@ BEGIN
     due := coalesce(
         enqueue.scheduled_at, statement_timestamp() + enqueue.delay, statement_timestamp());
     later := due > statement_timestamp();
+    PERFORM {soniq}.enter(enqueue.queue);
     INSERT INTO {soniq}.jobs
         (id, task, queue, args, state, priority, scheduled_at, max_attempts, timeout_seconds, tags)
     VALUES
@@ -121,6 +122,7 @@ BEGIN
     END IF;
     rule := '{"conflict": "skip", "states": ["scheduled", "queued", "processing"], "limit": 1048576}'
         || rule;
+    PERFORM {soniq}.enter(job ->> 'queue');
     SELECT e.job_id, e.outcome INTO placed FROM {soniq}.enqueue_keyed(
         jsonb_build_array(job || jsonb_build_object('unique', rule)), 'auto') AS e;
     IF placed.outcome = 'held' THEN

@@ -122,3 +122,13 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+-- Let one job of `enqueue` into its queue, or refuse it.
+CREATE FUNCTION {soniq}.enter(queue text) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF {soniq}.admit(enter.queue, 1) IS NOT NULL THEN
+        RAISE EXCEPTION 'soniq: queue % is full', quote_literal(enter.queue)
+            USING ERRCODE = '53400', HINT = 'Try again later, or run more workers.';
+    END IF;
+END
+$$;
