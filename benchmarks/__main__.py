@@ -22,7 +22,7 @@ from .server import Target, target
 
 FIGURES = (
     "enqueue", "bounds", "together", "bulk", "drain", "processes", "pickup", "backlog", "queues",
-    "held", "limits", "memory", "idle", "start", "unique",
+    "schedules", "held", "limits", "memory", "idle", "start", "unique",
 )  # fmt: skip
 
 

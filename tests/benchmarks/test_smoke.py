@@ -40,6 +40,12 @@ ROWS = {
         "drain 400 from 20 queues, against one",
         "pickup p99, shallow beside deep, against alone",
     ],
+    "schedules": [
+        "schedule, job made late, p95",
+        "look at 200 schedules, against 10",
+        "fire 200 that are due at once",
+        "drain beside 200 schedules, against none",
+    ],
     "held": [
         "held xmin, 1.5 s: rate at the end",
         "  pickup p99 at the end, and at the start",
