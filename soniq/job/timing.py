@@ -88,7 +88,7 @@ class Every:
             if self.seconds % size == 0:
                 count = int(self.seconds // size)
                 return f"every {unit}" if count == 1 else f"every {count} {unit}s"
-        return f"every {self.seconds:g} s"
+        return "every second" if self.seconds == 1 else f"every {self.seconds:g} s"
 
     @property
     def interval(self) -> timedelta:

@@ -16,8 +16,10 @@ from soniq import (
     ConnectionLost,
     DatabaseError,
     DuplicateJob,
+    DuplicateSchedule,
     InvalidArguments,
     JobNotFound,
+    ScheduleNotFound,
     SchemaMissing,
     Soniq,
     SoniqSync,
@@ -285,6 +287,35 @@ async def a_duplicate_does_not_harm_the_transaction(lender: Lender) -> None:
     assert lender.stored() == [[1, 3, 3], 2]
 
 
+async def schedules_are_one_with_the_transaction(lender: Lender) -> None:
+    name, args = f"of {lender.queue}", {"n": {ODD: [ODD, 1.5, None, True]}}
+    options = {"name": name, "tags": [ODD], "queue": lender.queue, "dedup_key": lender.queue}
+    async with lender.transaction(undo=True):
+        bound = lender.eq.within(lender.lent).scheduler
+        await settled(bound.add(lender.task, every=60, args=args, **options))
+        assert (await settled(bound.get(name))).tags == (ODD,)
+    async with lender.transaction():
+        bound = lender.eq.within(lender.lent).scheduler
+        with pytest.raises(ScheduleNotFound):
+            await settled(bound.get(name))
+        made = await settled(bound.add(lender.task, "0 9 * * *", args=args, **options))
+        assert await settled(bound.pause(name))
+        assert await settled(bound.resume(name))
+        changed = await settled(bound.update(name, jitter=5))
+        assert (changed.args, changed.moment, changed.jitter) == (args, made.moment, 5)
+        assert len(await settled(bound.preview(name, 3))) == 3
+        assert name in [each.name for each in await settled(bound.list(limit=1000))]
+        assert await settled(bound.run_now(name)) == await settled(bound.run_now(name))
+        with pytest.raises(DuplicateSchedule):
+            await settled(bound.add(lender.task, every=60, args=args, **options))
+        assert lender.stored() == []
+    assert lender.stored() == [{ODD: [ODD, 1.5, None, True]}]
+    async with lender.transaction():
+        await settled(lender.eq.within(lender.lent).scheduler.remove(name))
+    with pytest.raises(ScheduleNotFound):
+        await settled(lender.eq.scheduler.get(name))
+
+
 async def the_client_of_the_other_colour_refuses_it(lender: Lender) -> None:
     other: Any = (SoniqSync if lender.is_async else Soniq)(lender.place.url)
     with pytest.raises(UnknownConnection, match=r"It is (a)?sync"):
@@ -312,5 +343,6 @@ CASES: list[Case] = [
     a_closed_connection_is_told,
     bad_input_does_not_harm_the_transaction,
     a_duplicate_does_not_harm_the_transaction,
+    schedules_are_one_with_the_transaction,
     the_client_of_the_other_colour_refuses_it,
 ]

@@ -17,6 +17,7 @@ SAID = [
     (every(1).hours(), "every hour"),
     (every(1.5).hours(), "every 90 minutes"),
     (every(30).seconds(), "every 30 s"),
+    (every(1).seconds(), "every second"),
     (every(2).days(), "every 2 days"),
     (every(1).weeks(), "every 7 days"),
     (hourly(), "0 * * * *"),

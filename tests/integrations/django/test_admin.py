@@ -14,7 +14,7 @@ from soniq.integrations.django import soniq_sync
 
 from .shop import jobs
 
-MODELS = ("job", "finishedjob", "deadletter", "queue", "worker")
+MODELS = ("job", "finishedjob", "deadletter", "queue", "schedule", "worker")
 WORKER = "00000000-0000-7000-8000-000000000001"
 
 
@@ -81,6 +81,7 @@ def test_every_list_can_be_looked_at(
         "INSERT INTO soniq.workers (id, name, concurrency, version) VALUES (%s, 'w1', 4, '0')",
         WORKER,
     )
+    soniq_sync.scheduler.add(jobs.invoice, every=60, args={"order_id": 1})
     dead()
     done = soniq_sync.enqueue(jobs.invoice, order_id=1)
     soniq_sync.run_worker(run_once=True)
@@ -91,6 +92,7 @@ def test_every_list_can_be_looked_at(
         "finishedjob": done,
         "deadletter": "all attempts used",
         "queue": "mail",
+        "schedule": "every 60 s",
         "worker": "w1",
     }
     answer = client.get(listed(name))
@@ -242,3 +244,36 @@ def test_a_long_list_is_counted_only_so_far(
     soniq_sync.enqueue_many(jobs.invoice, [(n,) for n in range(250)])
     page = login("view_job").get(listed("job")).content.decode()
     assert "100 jobs" in page
+
+
+def test_schedules_are_paused_resumed_run_and_removed(
+    login: Callable[..., Client], witness: Callable[..., Any]
+) -> None:
+    add = soniq_sync.scheduler.add
+    for name in ("mine", "codes"):
+        add(jobs.invoice, every=3600, args={"order_id": 7}, name=name)
+    witness("UPDATE soniq.schedules SET owner = 'code' WHERE name = 'codes'")
+    client = login("view_schedule", "pause_schedule", "run_schedule", "delete_schedule")
+    assert "2 paused" in act(client, "schedule", "pause", "mine", "codes").content.decode()
+    assert soniq_sync.scheduler.get("codes").paused
+    again = act(client, "schedule", "pause", "mine").content.decode()
+    assert "Not paused: mine: it was paused already" in again
+    assert "1 resumed" in act(client, "schedule", "resume", "mine").content.decode()
+    assert "1 sent to run now" in act(client, "schedule", "run", "codes").content.decode()
+    (job,) = soniq_sync.list_jobs(task=jobs.invoice)
+    assert job.tags == ("schedule:codes",)
+    page = act(client, "schedule", "delete_selected", "mine", "codes", post="yes").content.decode()
+    assert "1 removed" in page
+    assert "the next deploy would bring it back" in page
+    assert [each.name for each in soniq_sync.scheduler.list()] == ["codes"]
+
+
+def test_who_may_look_at_schedules_may_not_change_them(login: Callable[..., Client]) -> None:
+    soniq_sync.scheduler.add(jobs.invoice, every=3600, args={"order_id": 7}, name="mine")
+    client = login("view_schedule")
+    for action in ("pause", "resume", "run", "delete_selected"):
+        act(client, "schedule", action, "mine", post="yes")
+    kept = soniq_sync.scheduler.get("mine")
+    assert (kept.paused, kept.runs) == (False, 0)
+    page = client.get(shown("schedule", "mine")).content.decode()
+    assert 'name="_save"' not in page

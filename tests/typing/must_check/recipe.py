@@ -8,9 +8,10 @@ from typing import assert_type
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from soniq import AsyncTask, Job, JobStatus, Soniq, SoniqSync, SyncTask, TaskRef
+from soniq import AsyncTask, Job, JobStatus, Schedule, Soniq, SoniqSync, SyncTask, TaskRef
 from soniq.integrations.sqlalchemy import within
 from soniq.job import JobContext
+from soniq.schedules import daily, every, weekly
 
 eq = Soniq(database_url="postgresql://localhost/myapp", concurrency=5)
 sync = SoniqSync(database_url="postgresql://localhost/myapp")
@@ -39,6 +40,21 @@ def with_context_first(ctx: JobContext, a: int) -> str:
     return str(ctx.attempt + a)
 
 
+@eq.periodic(daily().at("09:00"), timezone="Europe/Berlin", queue="reports", retry_delay=[1, 2])
+async def report(day: str = "today") -> int:
+    return len(day)
+
+
+@eq.periodic(every=timedelta(minutes=5), args={"a": 1}, catch_up="all", overlap="skip")
+@eq.periodic("*/5 * * * *", args=(1,), name="five", jitter=30)
+@eq.job()
+async def twice(ctx: JobContext, a: int) -> None: ...
+
+
+@sync.periodic(every=every(5).minutes())
+def poll(ctx: JobContext) -> None: ...
+
+
 @sync.job
 def plain(a: int) -> int:
     return a
@@ -47,6 +63,20 @@ def plain(a: int) -> int:
 @sync.job()
 def context_first(ctx: JobContext, a: int) -> int:
     return a
+
+
+async def schedules() -> None:
+    assert_type(await report.enqueue(day="x"), str)
+    assert_type(await report("x"), int)
+    made = await eq.scheduler.add(
+        twice, weekly().on("monday"), args=(1,), overlap="queue", tags=["x"]
+    )
+    assert_type(made, Schedule)
+    assert_type(await eq.scheduler.update(made.name, every=60, dedup_key="k"), Schedule)
+    assert_type(await eq.scheduler.preview(made.name, 3), list[datetime])
+    assert_type(sync.scheduler.list(task=poll), list[Schedule])
+    assert_type(sync.scheduler.run_now("x"), str)
+    poll.enqueue()
 
 
 async def recipe(user_id: int, name: str) -> None:

@@ -47,3 +47,26 @@ async def misspelt() -> None: ...
 
 @eq.job(priority="high")  # wrong
 async def mistyped() -> None: ...
+
+
+@eq.periodic(cron=5)  # wrong
+async def timed_by_a_number() -> None: ...
+
+
+@eq.periodic(every=60, catch_up="some")  # wrong
+async def caught_up_somehow() -> None: ...
+
+
+@eq.periodic(every=60, quue="emails")  # wrong
+async def misspelt_schedule() -> None: ...
+
+
+@sync.periodic(every=60)
+def timed(user_id: int = 1) -> None: ...
+
+
+def schedules() -> None:
+    timed.enqueue("one")  # wrong
+    sync.scheduler.add(timed, every=60, overlap="sometimes")  # wrong
+    sync.scheduler.add(timed, every=60, delay=5)  # wrong
+    print(sync.scheduler.get("x").nxt)  # wrong
