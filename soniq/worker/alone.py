@@ -32,7 +32,16 @@ class Alone:
         self._database = database
         self._bell = Bell()
         self._session = Session(database)
-        self._scheduler = Scheduler(self._session, registry, settings, bus, self._bell)
+        self._listening = False
+        self._scheduler = Scheduler(
+            self._session,
+            registry,
+            settings,
+            bus,
+            bell=self._bell,
+            listening=lambda: self._listening,
+        )
+        self._notify = settings.notify
         self._schema = settings.schema
         self._ending = anyio.Event()
         self.started = anyio.Event()
@@ -71,8 +80,12 @@ class Alone:
             self._schema,
             self._heard,
             poke=self._poke,
-            on_state=lambda healthy: self._bell.ring(),
+            on_state=self._hears,
         )
+
+    def _hears(self, healthy: bool) -> None:
+        self._listening = healthy and self._notify != "off"
+        self._bell.ring()
 
     async def _poke(self, message: str) -> None:
         await self._database.run(notify, message)

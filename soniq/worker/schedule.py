@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 
 from ..db.session import Session
 from ..errors import DatabaseError, TransientError
@@ -17,8 +18,10 @@ from .bell import Bell
 
 log = logging.getLogger("soniq.schedules")
 
-# Nobody notifies of a clock that was put, and behind some poolers of nothing at all.
+# Behind some poolers nobody hears of what is new.
 LOOK_SECONDS = 5.0
+# Where notifications arrive, there is still the server's clock, which may be put forward.
+QUIET_LOOK_SECONDS = 30.0
 # Of several schedulers one is prompt: whoever fired last. The others look so much later, half of it
 # by chance, and the first that finds something overdue is the prompt one from then on.
 STAND_BY_SECONDS = 0.5
@@ -35,16 +38,25 @@ class Scheduler:
         settings: How often to look, and whom to notify.
         bus: Who is told.
         bell: Rung when a schedule was added or changed.
+        listening: Tells whether that is so.
     """
 
     def __init__(
-        self, session: Session, registry: Registry, settings: Settings, bus: Bus, bell: Bell
+        self,
+        session: Session,
+        registry: Registry,
+        settings: Settings,
+        bus: Bus,
+        *,
+        bell: Bell,
+        listening: Callable[[], bool],
     ) -> None:
         self._session = session
         self._registry = registry
         self._settings = settings
         self._bus = bus
         self._bell = bell
+        self._listening = listening
         self._declared = False
         self._retired_at = 0.0
         self._prompt = True
@@ -84,6 +96,7 @@ class Scheduler:
             return 0.0
         stand_by = 0.0 if self._prompt else STAND_BY_SECONDS * (0.5 + random.random() / 2)  # noqa: S311
         look = min(self._settings.poll_interval, LOOK_SECONDS)
+        look = QUIET_LOOK_SECONDS if self._listening() else look
         pause = look if tick.next_seconds is None else tick.next_seconds + stand_by
         return max(0.001, min(look, pause))
 

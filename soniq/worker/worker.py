@@ -134,8 +134,9 @@ class Worker:
         await beating.run(
             gates.declare, {each.name: each.defaults.limits for each in bench.registry}
         )
+        bell, hears = bench.wake_schedule, lambda: bench.listening
         scheduler = Scheduler(
-            staging, bench.registry, self._settings, bench.bus, bench.wake_schedule
+            staging, bench.registry, self._settings, bench.bus, bell=bell, listening=hears
         )
         await heartbeat.sign_in()
         if self._settings.scheduler and self._run_once:

@@ -24,7 +24,9 @@ DUE_AN_HOUR_AGO = """
 
 def scheduler(app: Soniq) -> Scheduler:
     session = Session(app._database)
-    return Scheduler(session, app.registry, app.settings, app.bus, Bell())
+    return Scheduler(
+        session, app.registry, app.settings, app.bus, bell=Bell(), listening=lambda: False
+    )
 
 
 async def test_a_declared_schedule_runs_again_and_again_at_its_moments(
@@ -86,7 +88,8 @@ async def test_a_sleeping_scheduler_hears_of_a_new_schedule(
     app: Soniq, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would sleep for minutes; the new one is due in a second."""
-    monkeypatch.setattr("soniq.worker.schedule.LOOK_SECONDS", 300.0)
+    for name in ("LOOK_SECONDS", "QUIET_LOOK_SECONDS"):
+        monkeypatch.setattr(f"soniq.worker.schedule.{name}", 300.0)
 
     @app.job(name="note")
     async def note() -> None: ...
@@ -168,7 +171,8 @@ async def test_who_is_not_the_first_stands_by_until_something_is_overdue(
 async def test_what_lost_its_last_worker_is_retired_in_time(
     app: Soniq, ask: Ask, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soniq.worker.schedule.RETIRE_SECONDS", 0.1)
+    for name in ("RETIRE_SECONDS", "QUIET_LOOK_SECONDS"):
+        monkeypatch.setattr(f"soniq.worker.schedule.{name}", 0.1)
 
     @app.periodic(every=3600, name="declared")
     @app.job(name="note")
