@@ -422,3 +422,53 @@ def test_pruning_goes_on_where_it_came_to(desk: Desk) -> None:
         pages.append((seen.looked, seen.gone))
     assert pages == [(1000, 1000), (1000, 1000), (500, 500)]
     assert desk.value("SELECT count(*) FROM {soniq}.keys") == 0
+
+
+def test_a_session_goes_on_when_a_migration_gives_jobs_another_column(desk: Desk) -> None:
+    """What is stored is a row of the table as it is then, and a session keeps its plans."""
+    put(desk, unique_job("a"), unique_job("b"))
+    for _ in range(10):
+        put(desk, unique_job("c"))
+    desk.sql("ALTER TABLE {soniq}.jobs ADD COLUMN later text")
+    made = put(desk, unique_job("d"), unique_job("e"))
+    (one,) = put(desk, unique_job("f"))
+    assert made.outcomes == ["enqueued"] * 2
+    assert put(desk, unique_job("f", conflict="replace")) == [one]
+
+
+READ = """
+    SELECT sum(seq_scan), sum(coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables
+    WHERE schemaname = 'soniq' AND relname IN ('jobs', 'keys')"""
+
+
+def test_nothing_reads_a_table_whole_though_its_plan_is_from_when_it_was_empty(desk: Desk) -> None:
+    dead = {"conflict": "replace", "merge": (("n", "sum"),)}
+    desk.sql("VACUUM ANALYZE {soniq}.jobs, {soniq}.keys")
+    for _ in range(10):  # so that plans are kept
+        made = put(desk, unique_job("a"), unique_job("b"))
+        put(desk, unique_job("a", args={"n": 1}, **dead))
+        for job_id in made:
+            desk.ask(jobs.delete(job_id))
+        prune(desk)
+    desk.sql(
+        "WITH job AS (INSERT INTO {soniq}.jobs (id, task, args) "
+        "SELECT {soniq}.uuid7(), 'task', '{\"n\": 1}' FROM generate_series(1, 50000) RETURNING id) "
+        "INSERT INTO {soniq}.keys (task, key, holders) "
+        "SELECT 'task', 'k:' || id, ARRAY[id] FROM job"
+    )
+    held = str(desk.value("SELECT id FROM {soniq}.jobs LIMIT 1"))
+    reads: list[tuple[Callable[[], Any], int]] = [
+        (lambda: put(desk, unique_job("new")), 5),
+        (lambda: put(desk, unique_job(held)), 5),
+        (lambda: put(desk, unique_job(held, args={"n": 2}, **dead)), 10),
+        (lambda: put(desk, unique_job("x"), unique_job(held), unique_job("y")), 20),
+        (lambda: prune(desk), 3 * keys.PAGE),
+    ]
+    for ask, most in reads:
+        desk.sql("BEGIN")
+        ((scans, fetched),) = desk.sql(READ)
+        ask()
+        ((scans_then, fetched_then),) = desk.sql(READ)
+        assert scans_then == scans
+        assert fetched_then - fetched <= most
+        desk.sql("COMMIT")
