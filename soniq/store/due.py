@@ -31,7 +31,7 @@ POSTPONED_SECONDS = 60.0
 DUE = """
     WITH due AS (
         SELECT s.next_run, to_jsonb(s) || jsonb_build_object(
-            'text', CAST(s.args AS text),
+            'args', CAST('{}' AS jsonb), 'text', CAST(s.args AS text),
             'live', CASE WHEN s.overlap <> 'allow' AND cardinality(s.holders) > 0 THEN (
                 SELECT jsonb_agg(j.id) FROM {soniq}.jobs j WHERE j.id = ANY (s.holders)) END) AS row
         FROM {soniq}.schedules s

@@ -69,7 +69,7 @@ clocks = st.sets(st.integers(0, 23), min_size=1, max_size=6)
 
 
 @pytest.mark.parametrize(("zone", "change"), MOMENTS, ids=str)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(minutes=fields, hours=clocks, how=st.sampled_from(["time", "interval", "hourly"]))
 def test_every_moment_is_one_of_the_rule_said_minute_by_minute(
     zone: str, change: datetime, minutes: set[int], hours: set[int], how: str
