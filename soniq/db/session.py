@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import anyio
 
-from soniq.errors import SoniqError
+from soniq.errors import ReadOnlyServer, SoniqError
 from soniq.steps import Batch, Query, Steps
 
 from . import faults, planner
@@ -82,6 +82,8 @@ class Session:
                     self._plans.stale = False
                 return await drive(operation(*args, **kwargs), host)
             except SoniqError as error:
+                # It may have been demoted: a new connection looks for the primary.
+                host.spent = host.spent or isinstance(error, ReadOnlyServer)
                 raise faults.trimmed(error)  # noqa: B904
             finally:
                 self._plans.took((now := monotonic()) - began, now)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import ReadOnlyServer, UsageError
 from ..job.codec import decode_row
 from ..job.ids import new_id
 from ..job.record import NewJob, moment
@@ -39,6 +39,7 @@ DUE = """
         ORDER BY s.next_run LIMIT CAST(CAST(%(limit)s AS text) AS integer))
     SELECT CAST(jsonb_build_object(
         'now', statement_timestamp(),
+        'writable', NOT CAST(current_setting('transaction_read_only') AS boolean),
         'next', (SELECT s.next_run FROM {soniq}.schedules s
                  WHERE NOT s.paused AND s.retired_at IS NULL ORDER BY s.next_run LIMIT 1),
         'due', (SELECT jsonb_agg(row ORDER BY next_run) FROM due)) AS text)"""
@@ -114,6 +115,11 @@ def tick(notify: str, limit: int = BATCH) -> Steps[Tick]:
         limit: At most so many schedules.
     """
     (found,) = yield from Query(DUE, {"limit": str(limit)}, lambda row: decode_row(row[0]))
+    if not found["writable"]:  # else nothing would be missed there until something is due
+        raise ReadOnlyServer(
+            "The database takes no writes, so no schedule can be moved on. It is a standby, or "
+            "read-only by its settings; point the URL at the primary."
+        )
     rows = found["due"] or ()
     now = datetime.fromisoformat(found["now"])
     if not rows:

@@ -93,8 +93,8 @@ def test_no_timeout_is_told_from_none_said(eq: Any, timeout: Any, none: bool) ->
     [
         ({"quue": "x"}, "Did you mean 'queue'"),
         ({"uniqe": True}, "Did you mean 'unique'"),
-        ({"concurrency": 1}, "no option named 'concurrency'"),
-        ({"rate_limit": 1}, "no option named 'rate_limit'"),
+        ({"rate_limits": "1/s"}, "Did you mean 'rate_limit'"),
+        ({"eta": 1}, "no option named 'eta'"),
     ],
 )
 def test_an_option_that_does_not_exist_is_named(eq: Any, option: Any, says: str) -> None:

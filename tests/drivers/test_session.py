@@ -106,7 +106,6 @@ async def test_a_plan_made_for_an_empty_table_goes_once_statements_are_slow(
     joined = "SELECT other FROM unnest(ARRAY[1, 2]) AS g(n) JOIN t USING (n) WHERE other >= 0"
     for _ in range(10):
         await session.run(ask, joined)
-    witness("INSERT INTO t SELECT n, n FROM generate_series(1, 50000) AS n")
     ((name,),) = await session.run(
         ask, "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT other%%'"
     )
@@ -116,6 +115,7 @@ async def test_a_plan_made_for_an_empty_table_goes_once_statements_are_slow(
 
     by_key = "Index Cond: (n = g.n)"
     assert by_key not in await planned()
+    witness("INSERT INTO t SELECT n, n FROM generate_series(1, 50000) AS n")
     with anyio.fail_after(10):
         while by_key not in await planned():
             await session.run(ask, "SELECT pg_sleep(0.05)")
