@@ -16,17 +16,19 @@ QUEUE_HEAD = (
     "QUEUE", "SCHEDULED", "QUEUED", "PROCESSING", "DEAD_LETTERS", "WAITING", "PAUSED", "LIMITS",
 )  # fmt: skip
 WORKER_HEAD = ("WORKER", "HOST", "STATE", "RUNNING", "SLOTS", "QUEUES", "SEEN")
+STOPPED_HEAD = ("STOPPED", "KEY", "FOR", "TRIED_WITH")
 
 
 @click.command(cls=Command)
 @click.option("--json", "json_", is_flag=True, help="Write one JSON document.")
 @click.pass_obj
 def status(state: State, /, *, json_: bool) -> None:
-    """Show queues and workers.
+    """Show queues, workers, and tasks that a circuit breaker has stopped.
 
     WAITING is how long the job that waits longest has been due.
     """
     from ..schema import migrate
+    from ..store import gates
     from ..store import workers as workers_
 
     with state.client() as client:
@@ -34,18 +36,22 @@ def status(state: State, /, *, json_: bool) -> None:
         queues = client.get_queue_stats()
         (text,) = client._run(workers_.listed().__iter__)
         workers = [] if text is None else json.loads(text)
+        stopped = client._run(gates.stopped().__iter__)
         url = state.shown_url(client)
         patience = client.settings.heartbeat_timeout
     for worker in workers:
         worker["silent"] = worker["silent_seconds"] > patience
     if json_:
-        as_json({"database": url, "queues": queues, "workers": workers})
+        as_json({"database": url, "queues": queues, "workers": workers, "stopped": stopped})
         return
     if at_terminal():
         click.echo(click.style(url, dim=True) + "\n")
     _show_queues(queues)
     click.echo()
     _show_workers(workers)
+    if stopped:
+        click.echo()
+        table(STOPPED_HEAD, [_stopped_row(gate) for gate in stopped])
 
 
 def _show_queues(queues: list[Any]) -> None:
@@ -82,3 +88,9 @@ def _worker_row(worker: Mapping[str, Any]) -> tuple[object, ...]:
         ",".join(worker["queues"] or ("*",)),
         seen,
     )
+
+
+def _stopped_row(gate: Mapping[str, Any]) -> tuple[object, ...]:
+    seconds = gate["seconds"]
+    left = duration(seconds) if at_terminal() else f"{seconds:.3f}"
+    return (gate["task"], gate["key"], left, gate["tried_with"])

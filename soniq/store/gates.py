@@ -76,6 +76,29 @@ PUT_BEHIND = """
     WHERE j.id = t.id AND j.attempt = t.attempt AND j.worker_id = CAST(%(worker)s AS uuid)
     RETURNING CAST(j.id AS text)"""
 
+# What is stopped by failures: whole tasks (key ''), and keys without the mark of their gate.
+STOPPED = """
+    SELECT CAST(json_build_object(
+        'task', g.task, 'key', CASE WHEN g.key <> '' THEN substr(g.key, 2) END,
+        'until', g.closed_until,
+        'seconds', greatest(0, extract(epoch FROM g.closed_until - statement_timestamp())),
+        'tried_with', g.probe) AS text)
+    FROM {soniq}.gates g WHERE g.closed_until IS NOT NULL ORDER BY g.task, g.key"""
+
+# Rows of keys and queues of which nothing is remembered that would still count.
+PRUNE = """
+    DELETE FROM {soniq}.gates g USING (
+        SELECT p.task, p.key FROM {soniq}.gates p
+        WHERE p.key <> '' AND p.closed_until IS NULL
+          AND coalesce(p.spent_until < statement_timestamp() - interval '1 minute', true)
+          AND coalesce(
+              p.failed_at[cardinality(p.failed_at)] < statement_timestamp() - interval '1 day',
+              true)
+        LIMIT 1000
+        FOR UPDATE SKIP LOCKED) AS p
+    WHERE g.task = p.task AND g.key = p.key
+    RETURNING g.key"""
+
 WAKE = "SELECT CAST({soniq}.wake('*', CAST(%(notify)s AS text)) AS text)"
 
 
@@ -167,6 +190,16 @@ def put_behind(worker_id: str, jobs: Iterable[tuple[Claimed, str]]) -> Query[str
     rows = [(job.id, job.attempt, gate) for job, gate in jobs]
     params["ids"], params["attempts"], params["gates"] = map(list, zip(*rows, strict=True))
     return Query(PUT_BEHIND, params, lambda row: str(row[0]))
+
+
+def stopped() -> Query[dict[str, Any]]:
+    """List what failures have stopped: `task`, `key`, `until`, `seconds`, and `tried_with`."""
+    return Query(STOPPED, {}, lambda row: dict(json.loads(row[0])))
+
+
+def prune() -> Query[str]:
+    """Forget up to a thousand keys of limits that nothing is to be remembered of; answers them."""
+    return Query(PRUNE, {}, lambda row: str(row[0]))
 
 
 def wake(notify: str) -> Query[str]:

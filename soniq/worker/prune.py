@@ -7,7 +7,7 @@ import time
 import anyio
 
 from ..db.session import Session
-from ..store import history, keys
+from ..store import gates, history, keys
 from .bench import Bench
 
 # Partitions are a day wide and made three days ahead: an hour is often enough.
@@ -19,7 +19,7 @@ REST_TIMES = 9
 
 
 class Pruner:
-    """Tends history's partitions, the dead letters and the keys of unique jobs."""
+    """Tends history's partitions, the dead letters, and the keys of unique jobs and of limits."""
 
     def __init__(self, bench: Bench, session: Session) -> None:
         self._bench = bench
@@ -39,6 +39,8 @@ class Pruner:
                 while len(await self._session.run(prune.__iter__)) == 1000:
                     pass
             await self._prune_keys()
+            while len(await self._session.run(gates.prune().__iter__)) == 1000:
+                pass
             await anyio.sleep(PAUSE_SECONDS)
 
     async def _prune_keys(self) -> None:

@@ -106,6 +106,8 @@ class Taker:
             if not self.gated.worth_a_look(stuck=bool(self.stuck)):
                 return came
             return await self._take_gated(room) > 0 or came
+        if not self._hear() and not (self.lanes or self.looked):
+            await self._look()  # or what waits behind gates would have all the room for ever
         self._odd = not self._odd
         share = min(room, room // 2 + self._odd) if self.lanes else room
         gated = await self._take_gated(share)

@@ -320,6 +320,20 @@ def test_status_counts_jobs_and_lists_workers(shell: Shell) -> None:
     assert json.loads(shell("status", "--json").stdout)["workers"] == []
 
 
+def test_status_tells_what_a_circuit_breaker_has_stopped(shell: Shell, database_url: str) -> None:
+    assert json.loads(shell("status", "--json").stdout)["stopped"] == []
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO soniq.gates (task, key, closed_until)"
+            " VALUES ('charge', 'kacme', now() + interval '1 hour')"
+        )
+    *_, stopped = shell("status").stdout.split("\n\n")
+    (row,) = rows(stopped)
+    assert (row["STOPPED"], row["KEY"]) == ("charge", "acme")
+    (told,) = json.loads(shell("status", "--json").stdout)["stopped"]
+    assert 3000 < told["seconds"] <= 3600
+
+
 def test_looking_needs_no_application(bare: Shell, database_url: str) -> None:
     for command in (("status",), ("jobs", "list"), ("dead-letter", "list"), ("migrate-status",)):
         bare(*command, SONIQ_DATABASE_URL=database_url)

@@ -478,3 +478,24 @@ def test_a_key_is_closed_by_itself(desk: Desk) -> None:
     assert set(take(desk)) == set(ids[3:])
     desk.sql(OPEN)
     assert len(take(desk)) == 1
+
+
+def test_what_is_stopped_is_told(desk: Desk) -> None:
+    declare(desk, key="k", breaker=CircuitBreaker(1, 60, 30, by_key=True))
+    ids = behind(desk, "ka", "kb")
+    assert desk.ask(gates.stopped()) == []
+    take(desk)
+    fail(desk, ids[1])
+    (told,) = desk.ask(gates.stopped())
+    assert (told["task"], told["key"], told["tried_with"]) == ("task", "b", None)
+    assert 25 < told["seconds"] <= 30
+
+
+def test_keys_of_which_nothing_is_to_be_remembered_are_forgotten(desk: Desk) -> None:
+    declare(desk, key="k", pace=Pace(0.001, 1), rate_by_key=True)
+    behind(desk, "ka", "kb")
+    take(desk)
+    assert desk.ask(gates.prune()) == []
+    desk.sql("UPDATE {soniq}.gates SET spent_until = now() - interval '1 h' WHERE key = 'ka'")
+    assert desk.ask(gates.prune()) == ["ka"]
+    assert desk.value("SELECT count(*) FROM {soniq}.gates") == 2
