@@ -189,22 +189,20 @@ def test_a_trigger_can_enqueue_inside_the_transaction_that_fired_it(desk: Desk) 
     ]
 
 
-SHOP = "soniq_test_shop"
-
-
 @pytest.fixture
 def shop(desk: Desk) -> Iterator[str]:
     """A role with the rights that docs/how-to/sql-function.md names for jobs with keys."""
-    desk.sql(f"DROP ROLE IF EXISTS {SHOP}")
-    desk.sql(f"CREATE ROLE {SHOP}")
-    desk.sql(f"GRANT USAGE ON SCHEMA {{soniq}} TO {SHOP}")
-    desk.sql(f"GRANT SELECT, INSERT ON {{soniq}}.jobs TO {SHOP}")
-    desk.sql(f"GRANT SELECT, INSERT, UPDATE ON {{soniq}}.keys TO {SHOP}")
-    desk.sql(f"GRANT SELECT ON {{soniq}}.workers TO {SHOP}")
-    yield SHOP
+    # Roles are the server's, which other tests use as well.
+    name = f"soniq_test_{uuid.uuid4().hex}"
+    desk.sql(f"CREATE ROLE {name}")
+    desk.sql(f"GRANT USAGE ON SCHEMA {{soniq}} TO {name}")
+    desk.sql(f"GRANT SELECT, INSERT ON {{soniq}}.jobs TO {name}")
+    desk.sql(f"GRANT SELECT, INSERT, UPDATE ON {{soniq}}.keys TO {name}")
+    desk.sql(f"GRANT SELECT ON {{soniq}}.workers, {{soniq}}.queues TO {name}")
+    yield name
     desk.sql("RESET ROLE")
-    desk.sql(f"DROP OWNED BY {SHOP}")
-    desk.sql(f"DROP ROLE {SHOP}")
+    desk.sql(f"DROP OWNED BY {name}")
+    desk.sql(f"DROP ROLE {name}")
 
 
 def test_a_role_needs_no_more_than_the_rights_that_are_documented(desk: Desk, shop: str) -> None:
