@@ -18,12 +18,15 @@ BLOCKED = 100_000
 DEEP = 100_000
 FEW = 40
 
-# One of them runs, with a worker that is not there, and not missed within the benchmark.
+# One of them runs, with a worker that is said to live, so that nobody rescues it.
 BLOCK: LiteralString = """
+    WITH busy AS (
+        INSERT INTO soniq.workers (id, name, concurrency, version, seen_at)
+        VALUES (gen_random_uuid(), 'busy', 1, '0', now() + interval '1 hour') RETURNING id)
     INSERT INTO soniq.jobs (id, task, state, gate, worker_id, scheduled_at)
     SELECT soniq.uuid7(), 'one_a_key', CASE WHEN n = 0 THEN 'processing' ELSE 'queued' END,
-        'kslow', CASE WHEN n = 0 THEN gen_random_uuid() END, now() - interval '1 hour'
-    FROM generate_series(0, %s) AS n"""
+        'kslow', CASE WHEN n = 0 THEN busy.id END, now() - interval '1 hour'
+    FROM busy, generate_series(0, %s) AS n"""
 
 
 def run(target: Target) -> list[Row]:
