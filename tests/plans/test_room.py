@@ -122,6 +122,38 @@ def test_who_finds_no_room_waits_for_whoever_counts_and_then_sees_what_is_left(
     assert answers == [None, "raise"]
 
 
+def test_a_transaction_that_was_refused_and_goes_on_is_in_nobodys_way(
+    desk: Desk, other: Desk
+) -> None:
+    """It had counted, and kept the lock of those who count until its end."""
+    bound(desk, 2)
+    job_id = desk.enqueue(queue="q")
+    other.sql("SET lock_timeout = '10s'")
+    with desk.connection.transaction():
+        assert put(desk, 2) == "raise"
+        other.sql("DELETE FROM {soniq}.jobs WHERE id = CAST(%s AS uuid)", job_id)
+        assert [put(other, 2), put(other)] == [None, "raise"]
+
+
+def test_more_open_transactions_than_slices_are_let_in_exactly(desk: Desk) -> None:
+    bound(desk, 40)
+    assert put(desk) is None
+    many = [desk.another() for _ in range(18)]
+    try:
+        for each in many:
+            each.sql("SET lock_timeout = '10s'")
+            each.sql("BEGIN")
+            if put(each) is not None:
+                each.sql("ROLLBACK")
+        assert desk.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") <= 1
+    finally:
+        for each in many:
+            each.connection.close()
+    while put(desk) is None:
+        pass
+    assert desk.value(DEPTH) == 40
+
+
 def test_many_at_once_fill_a_queue_exactly(desk: Desk) -> None:
     """Some roll back, some take several; in the end it is full, and never was it fuller."""
     bound(desk, 60)
