@@ -82,9 +82,9 @@ class Planner:
             UsageError: Any of it cannot be.
         """
         options = job_options(given)
-        timing, every = schedule.timing, given.get("every")
-        if cron is not None or every is not None:
-            timing = timing_of(cron, every)
+        every = given.get("every")
+        says_when = cron is not None or every is not None
+        timing = timing_of(cron, every) if says_when else schedule.timing
         rules = checked_rules(timing, {**_options_of(schedule), **given})
         jobs = {**_jobs_of(schedule), **options}
         says = bool(jobs.keys() & set(UNIQUE_OPTIONS))

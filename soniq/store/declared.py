@@ -10,7 +10,7 @@ from typing import Any
 from ..job.codec import decode_row
 from ..job.schedule import Plan, Schedule, kept_options
 from ..steps import Query, Steps
-from .schedules import insert, now, row_of, write
+from .schedules import insert, now, row_of, timing_columns, write
 
 FIND = """
     SELECT CAST(to_jsonb(s) AS text) FROM {soniq}.schedules s
@@ -118,16 +118,14 @@ def _differences(
 
 def _is(old: Schedule, plan: Plan) -> bool:
     """Tell whether a schedule is as it is declared."""
-    rules, placement = plan.rules, plan.job.placement
-    wanted = (
-        *(rules.timing, rules.timezone, rules.jitter, rules.catch_up, rules.catch_up_max),
-        *(rules.overlap, placement.task, json.loads(plan.job.args), placement.queue),
-        *(placement.priority, placement.max_attempts, placement.timeout, placement.tags),
-        kept_options(placement),
-    )
-    return wanted == (
-        *(old.timing, old.timezone, old.jitter, old.catch_up, old.catch_up_max),
-        *(old.overlap, old.task, old.args, old.queue),
-        *(old.priority, old.max_attempts, old.timeout, old.tags),
-        kept_options(old.placement),
+    rules, job = plan.rules, plan.job.placement
+    when = (*timing_columns(rules.timing), rules.timezone, rules.jitter)
+    how = (rules.catch_up, rules.catch_up_max, rules.overlap)
+    what = (job.task, json.loads(plan.job.args), job.queue, job.priority, job.max_attempts)
+    more = (job.timeout, job.tags, kept_options(job))
+    return (
+        when == (old.cron, old.every, old.timezone, old.jitter)
+        and how == (old.catch_up, old.catch_up_max, old.overlap)
+        and what == (old.task, old.args, old.queue, old.priority, old.max_attempts)
+        and more == (old.timeout, old.tags, kept_options(old.placement))
     )

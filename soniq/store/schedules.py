@@ -13,7 +13,7 @@ from ..job.codec import decode_row
 from ..job.ids import new_id
 from ..job.record import NewJob
 from ..job.schedule import Plan, Schedule, kept_options
-from ..job.timing import Cron, zone_of
+from ..job.timing import Cron, Timing, zone_of
 from ..policy.schedule import after_pause, first_after, moments_after, run_at
 from ..steps import Atomic, Query, Steps
 from . import bulk
@@ -277,7 +277,9 @@ def row_of(plan: Plan, now: datetime, owner: str, old: Schedule | None = None) -
     """Write a plan as a row; one that goes on as before keeps its next moment."""
     rules, placement = plan.rules, plan.job.placement
     timing, zone = rules.timing, zone_of(rules.timezone)
-    if old is not None and timing == old.timing and rules.timezone == old.timezone:
+    cron, every = timing_columns(timing)
+    kept = None if old is None else (old.cron, old.every, old.timezone)
+    if old is not None and kept == (cron, every, rules.timezone):
         moment = old.moment
     else:
         moment = first_after(timing, zone, now, now.replace(microsecond=0))
@@ -290,8 +292,8 @@ def row_of(plan: Plan, now: datetime, owner: str, old: Schedule | None = None) -
         **_job_columns(plan.job),
         "tags": None if placement.tags is None else list(placement.tags),
         "options": kept_options(placement),
-        "cron": timing.expression if isinstance(timing, Cron) else None,
-        "every_seconds": None if isinstance(timing, Cron) else timing.seconds,
+        "cron": cron,
+        "every_seconds": every,
         "timezone": rules.timezone,
         "jitter_seconds": rules.jitter,
         "catch_up": rules.catch_up,
@@ -302,6 +304,11 @@ def row_of(plan: Plan, now: datetime, owner: str, old: Schedule | None = None) -
         "moment": moment.isoformat(),
         "next_run": next_run.isoformat(),
     }
+
+
+def timing_columns(timing: Timing) -> tuple[str | None, float | None]:
+    """Write a timing as the table does: a cron expression, or seconds."""
+    return (timing.expression, None) if isinstance(timing, Cron) else (None, timing.seconds)
 
 
 def _job_columns(job: NewJob) -> dict[str, Any]:

@@ -360,6 +360,22 @@ async def test_codes_schedules_can_be_paused_and_run_but_not_changed(eq: Any) ->
     assert await settled(eq.scheduler.resume("s")) is False
 
 
+async def test_what_somebody_spoilt_by_sql_is_mended_by_a_deploy_or_an_update(
+    eq: Any, report: Any, witness: Callable[..., Any]
+) -> None:
+    eq.periodic("0 9 * * *", name="codes", args=["eu"])(report)
+    await settled(eq.scheduler.declare())
+    await settled(eq.scheduler.add(report, "0 9 * * *", name="mine", args=["eu"]))
+    witness("UPDATE soniq.schedules SET cron = 'never', timezone = 'Mars'")
+    assert (await settled(eq.scheduler.declare())).changed == ("codes",)
+    with pytest.raises(InvalidOption, match="cannot be read"):
+        await settled(eq.scheduler.preview("mine"))
+    await settled(eq.scheduler.update("mine", every=60, timezone="UTC"))
+    for name, timing in (("codes", "0 9 * * *"), ("mine", "every minute")):
+        assert str((await settled(eq.scheduler.get(name))).timing) == timing
+        assert await settled(eq.scheduler.preview(name, 1))
+
+
 async def test_a_pause_goes_on_from_the_next_moment(eq: Any, witness: Callable[..., Any]) -> None:
     await settled(eq.scheduler.add(TaskRef("t"), "0 * * * *", name="s", paused=True))
     witness("UPDATE soniq.schedules SET moment = moment - interval '10 days'")
