@@ -5,11 +5,34 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 import pytest
 
 from .desk import Desk
+
+
+@pytest.fixture(scope="module")
+def kept_database(
+    make_database: Callable[..., str], keeper: psycopg.Connection[Any], migrated_template: str
+) -> Iterator[str]:
+    """One database for a module: emptying it takes a tenth of making one."""
+    url = make_database(migrated_template)
+    yield url
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    keeper.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+@pytest.fixture
+def emptied_database(kept_database: str) -> str:
+    """The module's database, without jobs and keys."""
+    with psycopg.connect(kept_database, autocommit=True) as connection:
+        connection.execute(
+            "TRUNCATE soniq.jobs, soniq.keys, soniq.history, soniq.dead_letters, soniq.workers, "
+            "soniq.watch"
+        )
+    return kept_database
 
 
 @pytest.fixture

@@ -21,6 +21,11 @@ from .test_keys import WAITING, WORKER, args, count, holders, put, unique_job
 pytestmark = pytest.mark.timeout(60)
 
 
+@pytest.fixture
+def database_url(emptied_database: str) -> str:
+    return emptied_database
+
+
 class Aside:
     """A second connection whose calls run in a thread, so that they can wait for the first."""
 

@@ -20,6 +20,11 @@ WAITING = ("scheduled", "queued")
 WORKER = "8e5dd1a9-5a4b-4c2e-9d35-5f0f5c1ec0de"
 
 
+@pytest.fixture
+def database_url(emptied_database: str) -> str:
+    return emptied_database
+
+
 def unique_job(key: str | None = "k", *, args: Any = None, **changes: Any) -> NewJob:
     """Describe a job with a key; options of its rule go by the names of `Unique`."""
     rule = {
