@@ -10,7 +10,7 @@ from .tasks import Application, application
 from .timing import compare
 
 CHUNK = 200
-GOALS = (share(0.5),)
+GOALS = (share(0.4),)
 
 
 def run(target: Target) -> list[Row]:
