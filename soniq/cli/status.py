@@ -23,7 +23,7 @@ STOPPED_HEAD = ("STOPPED", "KEY", "FOR", "TRIED_WITH")
 @click.option("--json", "json_", is_flag=True, help="Write one JSON document.")
 @click.pass_obj
 def status(state: State, /, *, json_: bool) -> None:
-    """Show queues, workers, and tasks that a circuit breaker has stopped.
+    """Show queues and workers, and tasks that a circuit breaker has stopped.
 
     WAITING is how long the job that waits longest has been due.
     """
