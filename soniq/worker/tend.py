@@ -8,8 +8,9 @@ from ..db.session import Session
 from ..store import aging, queues
 from .bench import Bench
 
-# Of a pause that ends sooner than this the leader hears by a notification, unless they are off.
-LOOK_SECONDS = 5.0
+# Of a pause with an end the leader hears by a notification; where none arrive it looks.
+LOOK_SECONDS = 30.0
+DEAF_LOOK_SECONDS = 5.0
 # A step of priority is given within a quarter of the time it takes to gain it, or a second, while
 # that takes no more than a twentieth of the time.
 AGING_LOOKS = 4
@@ -41,7 +42,8 @@ class Tender:
         ((ended, seconds),) = await self._session.run(query.__iter__)
         if ended:
             self._bench.hear("*")
-        look = min(LOOK_SECONDS, settings.poll_interval)
+        deaf = min(DEAF_LOOK_SECONDS, settings.poll_interval)
+        look = LOOK_SECONDS if self._bench.listening else deaf
         return look if seconds is None else max(0.001, min(look, seconds))
 
     async def _age(self) -> float:
