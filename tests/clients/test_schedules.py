@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from soniq import (
@@ -13,6 +14,7 @@ from soniq import (
     InvalidArguments,
     InvalidOption,
     InvalidTransition,
+    ReadOnlyServer,
     Schedule,
     ScheduleNotFound,
     SoniqSync,
@@ -21,6 +23,7 @@ from soniq import (
     UnknownTask,
 )
 from soniq.schedules import daily, every, weekly
+from soniq.store import due
 
 from .colour import settled
 
@@ -420,3 +423,15 @@ async def test_everything_happens_in_the_callers_transaction(
     await settled(connection.rollback())
     assert witness("SELECT name, paused, runs FROM soniq.schedules") == [("kept", False, 0)]
     assert witness("SELECT count(*) FROM soniq.jobs") == [(0,)]
+
+
+def test_a_look_leaves_a_server_that_takes_no_writes_though_nothing_is_due(
+    database_url: str,
+) -> None:
+    """A scheduler stayed on a demoted server: its look reads only, and found nothing to do."""
+    with SoniqSync(database_url) as eq, psycopg.connect(database_url) as connection:
+        assert eq.within(connection)._run(due.tick, "off").due == 0
+        connection.rollback()
+        connection.read_only = True
+        with pytest.raises(ReadOnlyServer, match="primary"):
+            eq.within(connection)._run(due.tick, "off")
