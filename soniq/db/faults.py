@@ -36,6 +36,8 @@ _LOGIN = (
     ("53300", re.compile(r"too many (clients|connections)|connection slots|no more connections")),
     ("57P03", re.compile(r"starting up|shutting down|not yet accepting|recovery")),
 )
+# Among these, `stale_plan` tells.
+MAYBE_STALE = (pg.FeatureNotSupported, pg.InvalidSqlStatementName)
 _OURS = ("soniq.db.", "soniq.integrations.")
 _NEVER_MADE = ("connection to server", "failed to resolve host")
 

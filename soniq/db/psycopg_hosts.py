@@ -17,15 +17,13 @@ from soniq.errors import ConnectionLost, ReadOnlyServer, SoniqError, Transaction
 from soniq.steps import Batch, CopyIn, Query, Script, nothing
 
 from . import direct
-from .faults import stale_plan, translate
+from .faults import MAYBE_STALE, stale_plan, translate
 from .hosts import AsyncHost, Host
 from .render import encoded
 
 R = TypeVar("R")
 Connection: TypeAlias = "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]"
 
-# What a prepared statement may fail with that is outdated, or gone.
-_OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
 _IDLE = pq.TransactionStatus.IDLE
 _INERROR = pq.TransactionStatus.INERROR
 _TUPLES = pq.ExecStatus.TUPLES_OK
@@ -91,7 +89,7 @@ class PsycopgHost(Host):
                     return [None] * count  # type: ignore[list-item]
             cursor = self._cursor()
             cursor.execute(sql, step.params, binary=step.binary)
-        except _OUTDATED as error:
+        except MAYBE_STALE as error:
             if not self._spoiled(error):
                 raise
             cursor = cursor or self._cursor()
@@ -184,7 +182,7 @@ class AsyncPsycopgHost(AsyncHost):
                     return [None] * count  # type: ignore[list-item]
             cursor = self._cursor()
             await cursor.execute(sql, step.params, binary=step.binary)
-        except _OUTDATED as error:
+        except MAYBE_STALE as error:
             if not self._spoiled(error):
                 raise
             cursor = cursor or self._cursor()
