@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -96,11 +97,11 @@ async def test_a_role_that_may_not_log_in_is_denied(colour: Colour) -> None:
 
 async def test_a_role_without_a_right_is_denied(colour: Colour, witness: Any) -> None:
     witness("CREATE TABLE public.t (n int)")
-    witness("DROP ROLE IF EXISTS soniq_powerless")
-    witness("CREATE ROLE soniq_powerless")
+    role = f"soniq_powerless_{uuid4().hex}"  # roles are the whole server's, other tests' as well
+    witness(f"CREATE ROLE {role}")
 
     def operation() -> Any:
-        yield from Query("SET ROLE soniq_powerless")
+        yield from Query(f"SET ROLE {role}")  # type: ignore[arg-type]
         try:
             yield from Query("SELECT n FROM public.t")
         finally:
@@ -110,7 +111,7 @@ async def test_a_role_without_a_right_is_denied(colour: Colour, witness: Any) ->
         with pytest.raises(errors.AccessDenied, match="rights of the role"):
             await settled(colour.database().run(operation))
     finally:
-        witness("DROP ROLE soniq_powerless")
+        witness(f"DROP ROLE {role}")
 
 
 async def test_no_server_is_said_at_once(colour: Colour) -> None:
