@@ -21,12 +21,17 @@ from .conftest import EXAMPLE, ROOT, ask, connected, run, until
 pytestmark = pytest.mark.timeout(60)
 
 README = (ROOT / "README.md").read_text()
-PYTHON, BASH = (
-    re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    for kind in ("python", "bash")
-)
-DECLARE, ENQUEUE, IN_A_TRANSACTION, SYNC = PYTHON
-SETUP, WORKER = BASH[2].splitlines()
+RUN_HERE, ANYWHERE = r"^<!-- runs: no, [^\n]* by tests/examples -->\n", "^"
+
+
+def blocks(mark: str, language: str) -> list[str]:
+    """The README's blocks of a language, in its order, that have such a line before them."""
+    return re.findall(rf"{mark}```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+DECLARE, ENQUEUE, IN_A_TRANSACTION, SYNC = blocks(RUN_HERE, "python")
+(COMMANDS,) = blocks(RUN_HERE, "bash")
+SETUP, WORKER = COMMANDS.splitlines()
 USERS = "CREATE TABLE users (id int GENERATED ALWAYS AS IDENTITY, name text)"
 ADDRESS = "postgresql://localhost/myapp"
 
@@ -96,7 +101,7 @@ def myapp(private_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
 def set_up(folder: Path, jobs: str) -> None:
     """Write the declarations to jobs.py, and make the tables as the README says."""
     (folder / "jobs.py").write_text(jobs)
-    run("-m", "soniq", "setup", folder=folder)
+    run("-m", *SETUP.split(), folder=folder)
 
 
 def work(folder: Path, url: str, *, jobs: int) -> None:
@@ -143,7 +148,7 @@ def test_the_recipe_in_sync_code_runs_word_for_word(myapp: str, tmp_path: Path) 
 
 
 def test_the_readme_gives_the_runner_and_the_tests_as_one_line_each() -> None:
-    first, second = BASH[:2]
+    first, second = blocks(ANYWHERE, "bash")[:2]
     assert first.strip().endswith("&& .venv/bin/python examples/email_jobs/run.py")
     assert second == (
         "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'"
