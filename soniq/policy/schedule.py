@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from hashlib import sha256
@@ -52,10 +53,11 @@ def first_after(timing: Timing, zone: tzinfo, moment: datetime, base: datetime) 
 
 
 def moments_after(timing: Timing, zone: tzinfo, moment: datetime) -> Iterator[datetime]:
-    """Give the moments that follow a moment of the schedule, without end."""
-    while True:
-        moment = first_after(timing, zone, moment, moment)
-        yield moment
+    """Give the moments that follow a moment of the schedule, to the end of the calendar."""
+    with suppress(OverflowError):
+        while True:
+            moment = first_after(timing, zone, moment, moment)
+            yield moment
 
 
 def run_at(name: str, moment: datetime, jitter_seconds: float) -> datetime:
@@ -200,8 +202,7 @@ def _past(schedule: Schedule, zone: tzinfo, now: datetime, cap: int) -> tuple[li
     After a long time they are many: only as many are reckoned as are wanted, from the end.
     """
     first, timing = schedule.moment, schedule.timing
-    length = timing.seconds if isinstance(timing, Every) else 60.0
-    span = timedelta(seconds=length * (cap + 1) + schedule.jitter)
+    span = timedelta(seconds=timing.least_seconds * (cap + 1) + schedule.jitter)
     while True:
         start = max(first, now - span)
         if start > first:

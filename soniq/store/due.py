@@ -24,6 +24,9 @@ log = logging.getLogger("soniq.schedules")
 
 # Schedules read at once; what is more is due in the next look, which follows at once.
 BATCH = 100
+# Jobs made at once, but for those of one schedule more: after a week a look has thousands to make
+# up for, and to reckon them holds up all else that its thread does, a worker's heart among it.
+MOST_JOBS = 1000
 # A schedule that cannot be read here is tried again after so long; others may read it meanwhile.
 POSTPONED_SECONDS = 60.0
 
@@ -126,7 +129,9 @@ def tick(notify: str, limit: int = BATCH) -> Steps[Tick]:
         following = moment(found["next"])
         wait = None if following is None else (following - now).total_seconds()
         return Tick(0, (), wait)
-    decided = [_decided(row, now) for row in rows]
+    decided, spoilt = _all_decided(rows, now)
+    if spoilt:
+        yield from Query(MOVE, {"firings": json.dumps(spoilt)})
     try:
         fired = yield from Atomic(_fire(decided, notify))
     except UsageError:  # of one; it must not stop the others
@@ -164,9 +169,35 @@ class _Decided:
 
     def postponed(self, why: Exception) -> _Decided:
         """Leave it for a while: it cannot run."""
-        log.error("schedule %r cannot run: %s", self.schedule.name, why)
-        later = self.now + timedelta(seconds=POSTPONED_SECONDS)
+        later = _later(self.schedule.name, why, self.now)
         return replace(self, firing=Firing((), 0, self.schedule.moment, later), jobs=())
+
+
+def _later(name: str, why: object, now: datetime) -> datetime:
+    log.error("schedule %r cannot run: %s", name, why)
+    return now + timedelta(seconds=POSTPONED_SECONDS)
+
+
+def _all_decided(
+    rows: Sequence[dict[str, Any]], now: datetime
+) -> tuple[list[_Decided], list[dict[str, Any]]]:
+    """Decide about as many as are enough for now; the others are rows that cannot be read."""
+    decided: list[_Decided] = []
+    spoilt: list[dict[str, Any]] = []
+    jobs = 0
+    for row in rows:
+        try:
+            each = _decided(row, now)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            # Whatever somebody wrote by SQL, or a later version: it must not stop the others.
+            later = _later(row["name"], f"its row cannot be read ({error!r})", now)
+            spoilt.append({**row, "next_run": later.isoformat(), "last_moment": None, "ids": []})
+            continue
+        decided.append(each)
+        jobs += len(each.jobs)
+        if jobs >= MOST_JOBS:
+            break
+    return decided, spoilt
 
 
 def _decided(row: dict[str, Any], now: datetime) -> _Decided:

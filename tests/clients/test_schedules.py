@@ -398,6 +398,14 @@ async def test_a_preview_gives_the_next_moments(eq: Any) -> None:
     assert moments == sorted(moments)
 
 
+async def test_a_preview_ends_with_the_calendar(eq: Any) -> None:
+    """Nine thousand years on, it was an `OverflowError` of Python's."""
+    every_ten_years = timedelta(days=3650)
+    await settled(eq.scheduler.add(TaskRef("t"), every=every_ten_years, name="s"))
+    moments = await settled(eq.scheduler.preview("s", 1000))
+    assert 9999 - moments[-1].year <= 10
+
+
 async def test_pages_follow_one_another_by_name(eq: Any) -> None:
     names = [f"s{n}" for n in range(5)]
     for name in reversed(names):

@@ -329,6 +329,44 @@ def test_one_bad_row_does_not_stop_the_others(desk: Desk, caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     ("column", "value"),
     [
+        ("moment", "-infinity"),
+        ("moment", "0044-03-15 BC"),
+        ("options", "[1]"),
+        ("options", '{"unique": {"key": "k"}}'),
+    ],
+)
+def test_a_row_that_cannot_be_read_does_not_stop_the_others(
+    desk: Desk, caplog: pytest.LogCaptureFixture, column: str, value: str
+) -> None:
+    """It was no error of ours that came of it: it ended the scheduler, and its worker too."""
+    for name in ("bad", "good"):
+        add(desk, name)
+        past(desk, 5, name)
+    desk.sql(f"UPDATE {{soniq}}.schedules SET {column} = %s WHERE name = 'bad'", value)
+    assert [each.schedule.name for each in tick(desk).fired] == ["good"]
+    assert "schedule 'bad' cannot run: its row cannot be read" in caplog.text
+    assert tick(desk).due == 0
+    kept = f"SELECT {column} = %s, next_run > now() FROM {{soniq}}.schedules WHERE name = 'bad'"
+    assert desk.sql(kept, value) == [(True, True)]
+
+
+def test_a_look_makes_no_more_jobs_than_it_has_time_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A week of many schedules was made up for at once, for so long that a worker with jobs to run
+    was silent, and taken for dead."""
+    monkeypatch.setattr(due, "MOST_JOBS", 25)
+    for name in ("a", "b", "c", "d"):
+        add(desk, name, catch_up="all", catch_up_max=10)
+        past(desk, 3600, name)
+    looks = [tick(desk) for _ in range(3)]
+    assert [sum(len(each.ids) for each in look.fired) for look in looks] == [30, 10, 0]
+    assert looks[0].next_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
         ("catch_up", "some"),
         ("overlap", "no"),
         ("owner", "me"),

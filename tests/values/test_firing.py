@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +61,23 @@ def test_what_was_missed_is_made_up_for_as_it_says(
     firing = fire(schedule(catch_up=catch_up, **timing), now, live=False)
     assert firing.moments == made
     assert firing.moment == NOON + timedelta(minutes=int(late) + 1)
+
+
+def test_of_many_missed_seconds_no_more_are_reckoned_than_are_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A minute was taken for the least gap: for 100 seconds it reckoned 6,000."""
+    reckoned: list[datetime] = []
+
+    class Counting(CronSim):
+        def __next__(self) -> datetime:
+            reckoned.append(super().__next__())
+            return reckoned[-1]
+
+    monkeypatch.setattr("soniq.policy.schedule.CronSim", Counting)
+    often = schedule(every=None, cron="* * * * * *", catch_up="all")
+    assert len(fire(often, NOON + timedelta(days=7), live=False).moments) == 100
+    assert len(reckoned) < 200
 
 
 def test_what_is_too_late_is_skipped() -> None:
