@@ -26,7 +26,7 @@ class ScheduleOptions(TypedDict, total=False):
     Attributes:
         every: Seconds between two runs, at least one, or a timedelta; instead of `cron`.
         timezone: The IANA name of the zone whose clock counts; `UTC` unless said.
-        jitter: Each run is put off by up to so many seconds.
+        jitter: Each run is put off by up to so many seconds; no longer than until the next.
         catch_up: Of moments that passed while no scheduler ran, make up for `one`, for `all`, or
             `skip` them; `one` unless said.
         catch_up_max: With `all`, for so many at most, the latest; 100 unless said.
@@ -87,7 +87,7 @@ def checked_rules(timing: Timing, given: ScheduleOptions) -> Rules:
     return Rules(
         timing,
         timezone,
-        seconds_of(given.get("jitter") or 0.0, "jitter"),
+        _checked_jitter(given.get("jitter"), timing),
         _one_of(given.get("catch_up", "one"), "catch_up", CatchUp),
         _checked_cap(given.get("catch_up_max", 100)),
         _one_of(given.get("overlap", "allow"), "overlap", Overlap),
@@ -135,6 +135,18 @@ def kept_job(job: NewJob) -> NewJob:
 def checked_schedule_name(name: object) -> str:
     """A schedule's name: 1 to 90 characters without NUL."""
     return checked_name(name, "a schedule's name", LONGEST_NAME)
+
+
+def _checked_jitter(value: Seconds | None, timing: Timing) -> float:
+    if not (seconds := seconds_of(value or 0.0, "jitter")):
+        return 0.0
+    # Else a run would be put off beyond the next one, and only one of the two be made.
+    if seconds > (most := timing.usual_seconds):
+        raise InvalidOption(
+            f"jitter puts a run off by up to {seconds:g} seconds, and the next one may follow "
+            f"after {most:g}. Give no more than that."
+        )
+    return seconds
 
 
 def _checked_cap(value: object) -> int:

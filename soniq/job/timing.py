@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
+from itertools import islice, pairwise
 from typing import TypeAlias
 
 from cronsim import CronSim, CronSimError
@@ -53,6 +54,17 @@ class Cron:
         return minutes, hours
 
     @property
+    def least_seconds(self) -> float:
+        """How many seconds lie between two of its moments at least, whatever the clocks do."""
+        return 1.0 if len(self.expression.split()) == 6 else 60.0
+
+    @property
+    def usual_seconds(self) -> float:
+        """How many seconds lie between two of its moments at least, as long as clocks run on."""
+        walls = list(islice(CronSim(self.expression, _SOME_DAY), 10))
+        return min((after - before).total_seconds() for before, after in pairwise(walls))
+
+    @property
     def is_interval(self) -> bool:
         """Whether it says how often rather than at what time: `*` or a step in minutes or hours."""
         minutes, hours = self._minutes_and_hours
@@ -89,6 +101,16 @@ class Every:
                 count = int(self.seconds // size)
                 return f"every {unit}" if count == 1 else f"every {count} {unit}s"
         return "every second" if self.seconds == 1 else f"every {self.seconds:g} s"
+
+    @property
+    def least_seconds(self) -> float:
+        """How many seconds lie between two of its moments."""
+        return self.seconds
+
+    @property
+    def usual_seconds(self) -> float:
+        """The same."""
+        return self.seconds
 
     @property
     def interval(self) -> timedelta:

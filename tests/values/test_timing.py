@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from soniq.errors import InvalidOption
-from soniq.job.timing import Cron, Every, timing_of, zone_of
+from soniq.job.schedule_options import checked_rules
+from soniq.job.timing import Cron, Every, Timing, timing_of, zone_of
 from soniq.schedules import cron, daily, every, hourly, monthly, weekly
 
 SAID = [
@@ -89,6 +90,23 @@ REFUSED: list[tuple[Any, Any, str]] = [
 def test_what_cannot_be_is_refused_with_the_reason(cron: Any, every: Any, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
         timing_of(cron, every)
+
+
+@pytest.mark.parametrize(
+    ("timing", "most"),
+    [
+        (Every(90), 90),
+        (Cron("0 9 * * *"), 86_400),
+        (Cron("0 9,10 * * *"), 3600),
+        (Cron("*/10 * * * * *"), 10),
+        (Cron("0 0 29 2 *"), 4 * 365 * 86_400 + 86_400),
+    ],
+)
+def test_a_run_is_not_put_off_beyond_the_next(timing: Timing, most: float) -> None:
+    """Of two moments that were both due by then, `catch_up="one"` made one job."""
+    assert checked_rules(timing, {"jitter": most}).jitter == most
+    with pytest.raises(InvalidOption, match="may follow after"):
+        checked_rules(timing, {"jitter": most + 1})
 
 
 @pytest.mark.parametrize(
