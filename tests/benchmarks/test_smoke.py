@@ -12,6 +12,9 @@ import pytest
 
 from benchmarks import report
 
+# A figure starts up to fourteen workers, one after the other.
+pytestmark = pytest.mark.timeout(180)
+
 ROOT = Path(__file__).parents[2]
 ROWS = {
     "enqueue": ["enqueue one by one, sync", "enqueue one by one, async"],
@@ -100,7 +103,7 @@ def run(*arguments: str, url: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "SONIQ_TEST_DATABASE_URL": url},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=170,
         check=False,
     )
 
