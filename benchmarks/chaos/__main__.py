@@ -1,4 +1,4 @@
-"""Hurt the system and account for every job: `python -m benchmarks.chaos [--scenario NAME]`.
+"""Hurt the system and account for every job: `python -m benchmarks.chaos [kill deploy ...]`.
 
 Each scenario has PostgreSQL servers, workers and producers of its own. Exit code 1: an account does
 not balance; its ledger is kept in a folder that is named then.
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(report.head(), flush=True)
     with site() as where:
-        for name in options.scenario or SCENARIOS:
+        for name in options.scenarios or SCENARIOS:
             scenario = SCENARIOS[name]
             if (reason := scenario.needs()) is not None:
                 print(f"{name:<11}  not played: {reason}", flush=True)
@@ -52,10 +52,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=f"{__doc__}\nScenarios:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), metavar="NAME")
+    parser.add_argument(
+        "scenarios",
+        nargs="*",
+        choices=[*SCENARIOS, []],
+        metavar="scenario",
+        help="one of those below; all of them unless said",
+    )
     parser.add_argument("--jobs", type=int, default=LONG, help="jobs a scenario (10,000)")
     parser.add_argument("--seconds", type=float, help="time they are spread over")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.jobs < 1 or (options.seconds is not None and not 0 < options.seconds < 86_400):
+        parser.error("--jobs is at least 1, and --seconds above 0 and below a day")
+    return options
 
 
 if __name__ == "__main__":

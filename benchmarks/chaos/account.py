@@ -27,9 +27,10 @@ ROWS = """
 ORDERS = "SELECT key FROM orders"
 
 EFFECT = "note_effect"
+MADE_TO_FAIL = "odd_"
 ENDED = ("done", "cancelled", "dead_letter")
 # Time in which the end of a run is written while nothing is wrong, with a good deal to spare.
-UNWRITTEN_SECONDS = 2.0
+UNWRITTEN_SECONDS = 5.0
 # Seconds after a fault in which its victim may still begin what it held ready: until its next
 # heartbeat tells it, or until it fences itself.
 STALE_SECONDS = {"thawed": 1.0, "blocked": 1.0, "cut off": 3.0}
@@ -111,6 +112,22 @@ def balance(book: Book, records: Iterable[Record], orders: Iterable[str] = ()) -
     return account
 
 
+def unproved(account: Account, jobs: int, hurts: Iterable[str]) -> list[str]:
+    """Say why an account proves nothing though it balances.
+
+    Args:
+        account: What came out.
+        jobs: How many were to be enqueued.
+        hurts: The faults that were to happen.
+    """
+    said = [f"the fault never happened: {kind}" for kind in hurts if not account.faults[kind]]
+    if account.acknowledged < jobs:
+        said.append(f"{account.acknowledged} of {jobs} jobs were acknowledged")
+    if not account.states["done"]:
+        said.append("no job is done")
+    return said
+
+
 def _one(key: str, book: Book, kept: dict[str, list[Record]], account: Account) -> list[str]:
     found, runs = kept.get(key, []), book.runs.get(key, [])
     if not found:
@@ -128,11 +145,19 @@ def _one(key: str, book: Book, kept: dict[str, list[Record]], account: Account) 
     if record.state not in ENDED:
         return [f"is still {record.state} (attempt {record.attempt})"]
     return [
+        *_given_up(record),
         *_history(record, runs, book, account),
         *_repeats(record, runs, book, account),
         *_last(record, runs),
         *_rows(record),
     ]
+
+
+def _given_up(record: Record) -> list[str]:
+    """Only what is made to fail may fail for good, and nobody cancels anything."""
+    if record.state == "done" or record.task.startswith(MADE_TO_FAIL):
+        return []
+    return [f"is {record.state} after {record.attempt} attempts"]
 
 
 def _history(record: Record, runs: list[Run], book: Book, account: Account) -> list[str]:
@@ -220,7 +245,7 @@ def explanation(run: Run, book: Book) -> str | None:
     during = {
         fault.kind
         for fault in hits
-        if run.began - STALE_SECONDS.get(fault.kind, 0.0) <= fault.at <= window
+        if run.began - STALE_SECONDS.get(fault.kind, 0.0) <= fault.until and fault.at <= window
     }
     for kind in SPENDS:
         if kind in during and kind != "stopped":

@@ -86,11 +86,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What was done to a process, or to all."""
+    """What was done to a process, or to all.
+
+    Attributes:
+        at: When it began.
+        until: When it was over: on a busy machine a process that is killed goes on for a moment.
+    """
 
     kind: str
     hit: int | None
     at: float
+    until: float
 
 
 @dataclass(slots=True)
@@ -129,7 +135,8 @@ def read(lines: list[dict[str, Any]]) -> Book:
             case "worker":
                 book.pids[line["worker"]] = line["pid"]
             case "fault":
-                book.faults.append(Fault(line["kind"], line["hit"], line["at"]))
+                since = line.get("since", line["at"])
+                book.faults.append(Fault(line["kind"], line["hit"], since, line["at"]))
             case "lost":
                 book.lost.add((line["job"], line["attempt"], line["worker"]))
             case "begin":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from .account import Account
+from .account import Account, unproved
 from .postgres import Site
 from .scenarios import Scenario
 from .stand import Stand, Unsettled
@@ -24,6 +24,7 @@ def play(scenario: Scenario, site: Site, *, jobs: int, seconds: float) -> Accoun
     began = time.monotonic()
     account = anyio.run(_play, scenario, site, jobs, seconds, folder)
     account.seconds = time.monotonic() - began
+    account.problems[:0] = unproved(account, jobs, scenario.hurts)
     if not account.balanced:
         kept = shutil.move(folder, Path(tempfile.gettempdir()) / f"soniq-{folder.name}")
         account.problems.insert(0, f"the ledger and the logs are kept in {kept}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.account import Account, Record, balance
+from benchmarks.chaos.account import Account, Record, balance, unproved
 from benchmarks.chaos.ledger import read
 
 A, B = "worker-a", "worker-b"
@@ -50,6 +50,14 @@ def test_a_run_after_a_kill_balances_and_is_counted_with_its_reason() -> None:
     account = taken(KILLED, TWICE)
     assert account.problems == []
     assert (account.repeated, account.spent) == ({"killed": 1}, {"worker_lost": 1})
+
+
+def test_a_run_may_begin_while_its_process_is_being_killed() -> None:
+    """`kill` failed so on a busy machine: 14 ms lay between its note and the signal."""
+    killed = fault("killed", 1.5, A) | {"since": 0.9}
+    lines = [ACK, *ran(A, 1, 1, None), killed, *ran(B, 2, 5)]
+    assert taken(lines, TWICE).problems == []
+    assert len(taken([*lines[:-3], killed | {"at": 0.95}, *lines[-2:]], TWICE).problems) == 1
 
 
 def test_an_error_that_a_producer_got_allows_for_one_job_or_none() -> None:
@@ -122,6 +130,12 @@ PROBLEMS: dict[str, tuple[list[dict[str, Any]], list[Record], str]] = {
         [ONCE],
         "after attempt 2 had begun",
     ),
+    "given up though its task is made to be done": (
+        [ACK, *ran(A, 1, 1, "fail")],
+        [replace(ONCE, state="dead_letter", attempts=[FAILED], result=None)],
+        "is dead_letter",
+    ),
+    "cancelled by nobody": ([ACK], [replace(ONCE, state="cancelled", attempt=0)], "is cancelled"),
     "an effect that came twice": (
         [ACK, *ran(A, 1, 1)],
         [replace(ONCE, task="note_effect", result=None, effects=2)],
@@ -140,6 +154,17 @@ def test_what_does_not_balance_is_found(name: str) -> None:
     lines, records, said = PROBLEMS[name]
     problems = taken(lines, *records).problems
     assert any(said in problem for problem in problems), problems
+
+
+def test_a_balance_of_nothing_proves_nothing() -> None:
+    nothing = taken([])
+    assert nothing.balanced
+    assert unproved(nothing, 1, ["killed"]) == [
+        "the fault never happened: killed",
+        "0 of 1 jobs were acknowledged",
+        "no job is done",
+    ]
+    assert unproved(taken(KILLED, TWICE), 1, ["killed"]) == []
 
 
 def test_an_order_without_its_job_is_found() -> None:

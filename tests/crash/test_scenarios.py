@@ -19,5 +19,3 @@ def test_every_job_is_accounted_for(name: str, site: Site) -> None:
     account = play(scenario, site, jobs=SHORT, seconds=scenario.short)
     print(report.line(name, account))
     assert account.balanced, "\n".join(report.problems(account))
-    assert account.acknowledged >= SHORT
-    assert account.states["done"] > 0

@@ -17,6 +17,7 @@ class Scenario:
     Attributes:
         short: Seconds over which the short form spreads its jobs.
         long: The same for the long form.
+        hurts: The faults that must have happened; without them a balance proves nothing.
         needs: Says why it cannot be played here; None if it can.
     """
 
@@ -25,6 +26,7 @@ class Scenario:
     play: Play
     short: float
     long: float
+    hurts: tuple[str, ...]
     needs: Callable[[], str | None]
 
     @property
@@ -38,6 +40,7 @@ ALL: list[Scenario] = []
 def scenario(
     number: int,
     *,
+    hurts: tuple[str, ...] = (),
     short: float = 4,
     long: float = 60,
     needs: Callable[[], str | None] = lambda: None,
@@ -45,7 +48,7 @@ def scenario(
     """Declare a scenario; its name is the function's."""
 
     def declare(play: Play) -> Play:
-        ALL.append(Scenario(number, play.__name__, play, short, long, needs))
+        ALL.append(Scenario(number, play.__name__, play, short, long, hurts, needs))
         return play
 
     return declare

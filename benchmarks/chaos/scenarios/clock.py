@@ -33,7 +33,7 @@ def _library() -> str | None:
     return next((file for pattern in LIBRARIES for file in glob.glob(pattern)), None)
 
 
-@scenario(10, short=5, long=60, needs=_missing)
+@scenario(10, hurts=("stepped",), short=5, long=60, needs=_missing)
 async def clock(stand: Stand) -> None:
     """Clocks of workers and producers that jump by hours, both ways; the database's rules."""
     stand.server.configure(timezone=ZONE)

@@ -19,7 +19,7 @@ STILL_THERE = """
 LEAVE_SECONDS = 20.0
 
 
-@scenario(5, short=8, long=80)
+@scenario(5, hurts=("crashed", "demoted"), short=8, long=80)
 async def failover(stand: Stand) -> None:
     """A synchronous standby takes over, after a crash and after a demotion that leaves sessions."""
     first, second = stand.server, await _standby_of(stand, stand.server)

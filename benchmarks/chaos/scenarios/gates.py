@@ -17,7 +17,7 @@ from ._scenario import scenario
 TASKS = "SELECT args ->> 'key', task FROM soniq.history"
 
 
-@scenario(14, short=5, long=90)
+@scenario(14, hurts=("killed", "stopped"), short=5, long=90)
 async def gates(stand: Stand) -> None:
     """SIGKILL and SIGTERM of workers in turn, whose jobs all have limits."""
     crew = await stand.crew(4)

@@ -15,7 +15,7 @@ APP = "benchmarks.chaos.odd:app"
 COMPLETION = ("odd_result", "odd_nul", "odd_refused", "odd_policy", "odd_hook")
 
 
-@scenario(11, short=5, long=60)
+@scenario(11, hurts=("blocked", "killed"), short=5, long=60)
 async def handlers(stand: Stand) -> None:
     """CancelledError, SystemExit, Ctrl-C, a blocked loop, leaked threads, a hungry process."""
     names = [name for name in odd.WANTED if name not in COMPLETION]

@@ -32,7 +32,7 @@ ROUND_SECONDS = 9.0
 Trouble = Callable[[Stand], AbstractAsyncContextManager[None]]
 
 
-@scenario(8, short=8, long=80)
+@scenario(8, hurts=("no connections", "impatient", "read-only", "forbidden"), short=8, long=80)
 async def limits(stand: Stand) -> None:
     """No connection left, a statement timeout, a read-only server, a role without rights."""
     await stand.ask(GRANTS)
@@ -142,7 +142,7 @@ def _mount(folder: str, size: str) -> list[str]:
     return ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", folder]
 
 
-@scenario(8, short=5, long=60, needs=_no_small_disk)
+@scenario(8, hurts=("full",), short=5, long=60, needs=_no_small_disk)
 async def disk(stand: Stand) -> None:
     """A tablespace on a small disk that runs full, and is emptied again."""
     folder = stand.site.open_folder("disk")

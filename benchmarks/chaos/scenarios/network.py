@@ -20,7 +20,7 @@ HANG_SECONDS = 10.0
 STOP_SECONDS = 30.0
 
 
-@scenario(6, short=9, long=90)
+@scenario(6, hurts=("delayed", "cut", "stalled", "cut off"), short=9, long=90)
 async def network(stand: Stand) -> None:
     """A road that delays, cuts, stalls and swallows: nobody hangs, and `stop` still works."""
     (near,) = await stand.crew(1)
@@ -80,7 +80,7 @@ async def _pooled(stand: Stand) -> AsyncIterator[Pooler]:
         pooler.kill()
 
 
-@scenario(7, short=5, long=60, needs=missing)
+@scenario(7, hurts=("cut",), short=5, long=60, needs=missing)
 async def pooler(stand: Stand) -> None:
     """PgBouncer in transaction mode between everything, killed now and then; then listen_url."""
     direct = stand.url

@@ -16,7 +16,7 @@ TERMINATE = """
     ORDER BY random() LIMIT 1"""
 
 
-@scenario(3, short=4, long=60)
+@scenario(3, hurts=("terminated",), short=4, long=60)
 async def terminate(stand: Stand) -> None:
     """pg_terminate_backend at random, five a second, producers included: nothing runs twice."""
     crew = await stand.crew(3)
@@ -29,7 +29,7 @@ async def terminate(stand: Stand) -> None:
     await stand.dismiss(*crew)
 
 
-@scenario(4, short=6, long=80)
+@scenario(4, hurts=("crashed",), short=6, long=80)
 async def crash(stand: Stand) -> None:
     """PostgreSQL stopped at once and started again: the living keep their jobs, none runs twice."""
     patient = {"heartbeat_timeout": 10}

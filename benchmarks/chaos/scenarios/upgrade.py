@@ -50,10 +50,12 @@ async def upgrade(stand: Stand) -> None:
     await _set_up(stand, last)
     await stand.ask(TABLES)
     old = await stand.crew(2, cwd=last)
-    stand.jobs, stand.seconds = stand.jobs // 2, stand.seconds / 2
+    jobs = stand.jobs
+    stand.jobs, stand.seconds = jobs // 2, stand.seconds / 2
     async with stand.producing(cwd=last):
         await _set_up(stand, ROOT)
         new = await stand.crew(2)
+    stand.jobs = jobs - stand.jobs
     async with stand.producing():
         pass
     await stand.dismiss(*old)

@@ -12,7 +12,7 @@ from ..stand import Hand, Stand, until
 from ._scenario import scenario
 
 
-@scenario(1, short=5, long=70)
+@scenario(1, hurts=("killed",), short=5, long=70)
 async def kill(stand: Stand) -> None:
     """SIGKILL of one worker of four every second, and once of all four."""
     crew = await stand.crew(4)
@@ -22,6 +22,8 @@ async def kill(stand: Stand) -> None:
             if not producers.alive:
                 break
             victims = list(crew) if second == stand.seconds // 2 else [random.choice(crew)]
+            for victim in victims:  # on a busy machine they would never begin otherwise
+                await stand.ready(victim)
             await stand.kill(*victims)
             for victim in victims:
                 crew[crew.index(victim)] = stand.hire()
@@ -31,7 +33,7 @@ async def kill(stand: Stand) -> None:
     await stand.dismiss(*crew)
 
 
-@scenario(2, short=5, long=70)
+@scenario(2, hurts=("stopped",), short=5, long=70)
 async def deploy(stand: Stand) -> None:
     """SIGTERM rolling deploy in a loop: no attempt is spent, no job waits for a dead worker."""
     impatient = {"shutdown_timeout": 0.1}  # most running jobs are cut short and handed back
@@ -65,7 +67,7 @@ def _see_that_none_waited(stand: Stand, limit: float) -> None:
                 stand.problems.append(f"{key}: lay for {waited:.1f} s, others for {fresh:.1f} s")
 
 
-@scenario(9, short=6, long=70)
+@scenario(9, hurts=("frozen", "thawed"), short=6, long=70)
 async def freeze(stand: Stand) -> None:
     """SIGSTOP for longer than the heartbeat timeout: late writes change nothing, and it says so."""
     crew = await stand.crew(3, heartbeat_timeout=2)
