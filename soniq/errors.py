@@ -203,3 +203,20 @@ class JobFailed(JobError):
 
 class WaitTimeout(JobError, TimeoutError):
     """The job had not ended within the time given to `wait`."""
+
+
+# -- for their messages
+
+
+LONGEST_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """Write a value that somebody gave into a message: short, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  a `__repr__` may raise anything; so do numbers of 4,301 digits
+        return f"<{type(value).__name__} that cannot be shown>"
+    if len(text) <= LONGEST_SHOWN:
+        return text
+    return f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from .errors import InvalidOption
+from .errors import InvalidOption, shown
 from .job.timing import Cron, Every, Timing
 
 __all__ = ["Cron", "Every", "Timing", "cron", "daily", "every", "hourly", "monthly", "weekly"]
@@ -47,7 +47,7 @@ class Interval:
 
     def _of(self, size: int) -> Every:
         if isinstance(self.count, bool) or not isinstance(self.count, int | float):
-            raise InvalidOption(f"every() takes a number, not {self.count!r}.")
+            raise InvalidOption(f"every() takes a number, not {shown(self.count)}.")
         return Every(self.count * size)
 
 
@@ -107,7 +107,7 @@ class Months(Calendar):
         if day == "last":
             return replace(self, day_of_month="L")
         if isinstance(day, bool) or not isinstance(day, int) or not 1 <= day <= 31:
-            raise InvalidOption(f"on_day() takes a day from 1 to 31, or 'last', not {day!r}.")
+            raise InvalidOption(f"on_day() takes a day from 1 to 31, or 'last', not {shown(day)}.")
         return replace(self, day_of_month=str(day))
 
     def at(self, time: str) -> Months:
@@ -122,6 +122,8 @@ def every(count: float) -> Interval:
 
 def hourly(minute: int = 0) -> Cron:
     """Once an hour, at a minute of it."""
+    if isinstance(minute, bool) or not isinstance(minute, int) or not 0 <= minute <= 59:
+        raise InvalidOption(f"hourly() takes a minute from 0 to 59, not {shown(minute)}.")
     return Cron(f"{minute} * * * *")
 
 
@@ -151,7 +153,7 @@ def _time(text: str) -> tuple[int, int, int]:
         hour, minute, second = (*map(int, parts), *([0] * (3 - len(parts))))
         if hour < 24 and minute < 60 and second < 60:
             return hour, minute, second
-    raise InvalidOption(f"at() takes a time such as '09:00' or '23:59:30', not {text!r}.")
+    raise InvalidOption(f"at() takes a time such as '09:00' or '23:59:30', not {shown(text)}.")
 
 
 def _weekday(name: str) -> int:
@@ -160,4 +162,4 @@ def _weekday(name: str) -> int:
         for number, day in enumerate(DAYS):
             if day.startswith(wanted):
                 return number
-    raise InvalidOption(f"on() takes days such as 'monday' or 'fri', not {name!r}.")
+    raise InvalidOption(f"on() takes days such as 'monday' or 'fri', not {shown(name)}.")

@@ -21,7 +21,7 @@ from ..steps import Steps
 from ..store import admission, bulk, jobs
 from ..store.admission import Pile, Store
 from .base import Base, Room, run_at_options
-from .building import Given, Target
+from .building import Given, Target, checked_progress
 
 if TYPE_CHECKING:
     from ..db.aio import Database
@@ -271,7 +271,10 @@ class AsyncEnqueue(Base):
         lent = self._connection if connection is None else connection
         notify = self._app.settings.notify
         store = partial(
-            bulk.enqueue_stream, notify=notify, can_copy=lent is None, progress=progress
+            bulk.enqueue_stream,
+            notify=notify,
+            can_copy=lent is None,
+            progress=checked_progress(progress),
         )
         return await self._store_pile(lent, Pile(first, more), store)
 

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .. import settings as settings_
-from ..errors import InvalidOption, UsageError
+from ..errors import InvalidOption, UsageError, shown
 from ..events import Bus
 from ..job.hooks import Hooks
 from ..job.registry import Registry
@@ -116,7 +116,7 @@ class Application:
         """
         from ..worker.worker import Worker
 
-        if queues is not None and not isinstance(queues, str):
+        if isinstance(queues, Iterable) and not isinstance(queues, str):
             queues = tuple(queues)
         return Worker(
             database,
@@ -150,11 +150,15 @@ def install(plugins: Iterable[Any], client: Any) -> None:
     """Let plugins add to an application, in order.
 
     Raises:
-        InvalidOption: One has no `install(app)`.
+        InvalidOption: They are no list, or one has no `install(app)`.
     """
+    if isinstance(plugins, str) or not isinstance(plugins, Iterable):
+        raise InvalidOption(f"plugins is a list of them, not {shown(plugins)}.")
     for plugin in plugins:
         if not callable(getattr(plugin, "install", None)) or isinstance(plugin, type):
-            raise InvalidOption(f"A plugin is an object with install(app), and {plugin!r} is none.")
+            raise InvalidOption(
+                f"A plugin is an object with install(app), and {shown(plugin)} is none."
+            )
         plugin.install(client)
 
 

@@ -9,7 +9,7 @@ from random import random
 from time import monotonic
 from typing import Any, Self, TypeVar
 
-from ..errors import InvalidOption, InvalidTransition, JobFailed, QueueFull, WaitTimeout
+from ..errors import InvalidOption, InvalidTransition, JobFailed, QueueFull, WaitTimeout, shown
 from ..events import Bus
 from ..job.hooks import Hooks
 from ..job.options import Seconds, checked_due
@@ -243,5 +243,5 @@ def moved_to(scheduled_at: object, delay: object) -> Any:
 
 def _hook(function: Callable[..., Any]) -> Callable[..., Any]:
     if not callable(function):
-        raise InvalidOption(f"A hook is a function, not {function!r}.")
+        raise InvalidOption(f"A hook is a function, not {shown(function)}.")
     return function

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
-from ..errors import InvalidArguments, InvalidOption, UnknownOption, UnknownTask, UsageError
+from ..errors import InvalidArguments, InvalidOption, UnknownOption, UnknownTask, UsageError, shown
 from ..job.codec import encode
 from ..job.ids import new_id
 from ..job.options import ENQUEUE_OPTIONS, PLAIN, EnqueueOptions, enqueue_options
@@ -116,7 +116,7 @@ class Builder:
                 return self._decorated(target)
             case _:
                 raise UsageError(
-                    f"{target!r} cannot be enqueued. Pass a task, a function decorated with "
+                    f"{shown(target)} cannot be enqueued. Pass a task, a function decorated with "
                     "@eq.job(), its name, or TaskRef(name)."
                 )
 
@@ -289,7 +289,7 @@ def _unpacked(
     if isinstance(given, _BY_NAME):
         for name in given:
             if not isinstance(name, str):
-                raise InvalidArguments(f"Arguments have names, and {name!r} is none.")
+                raise InvalidArguments(f"Arguments have names, and {shown(name)} is none.")
         return (), given
     if isinstance(given, list | tuple):
         return tuple(given), {}
@@ -297,8 +297,8 @@ def _unpacked(
     if model is not None and isinstance(given, model):
         return (given,), {}
     raise InvalidArguments(
-        f"Arguments of one job come as a dict by name or a tuple by place, not {given!r}. "
-        f"For a single one: ({given!r},)."
+        f"Arguments of one job come as a dict by name or a tuple by place, not {shown(given)}. "
+        f"For a single one: ({shown(given)},)."
     )
 
 
@@ -308,8 +308,19 @@ def _calls(calls: object) -> Iterable[Call]:
         for place, call in enumerate(found):
             if not isinstance(call, Call):
                 raise InvalidArguments(
-                    f"Job {place} of the list is {call!r}, not a call. Make calls with "
+                    f"Job {place} of the list is {shown(call)}, not a call. Make calls with "
                     "task.call(...), or give the task and a list: enqueue_many(task, [...])."
                 )
         return found
     raise InvalidOption("enqueue_many(task, [...]) needs the list; [task.call(...), ...] is one.")
+
+
+def checked_progress(progress: Callable[[int], object] | None) -> Callable[[int], object] | None:
+    """What is told how far a stream has come: None, or something to call.
+
+    Raises:
+        InvalidOption: It cannot be called.
+    """
+    if progress is None or callable(progress):
+        return progress
+    raise InvalidOption(f"progress is called with a number, and {shown(progress)} cannot be.")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from ..errors import InvalidOption, UnknownOption
+from ..errors import InvalidOption, UnknownOption, shown
 from ..job import unique as uniqueness
 from ..job.limits import CircuitBreaker, Key, Weights
 from ..job.options import (
@@ -166,7 +166,7 @@ def checked_policy(policy: object) -> Any:
     if policy is None or callable(policy):
         return policy
     raise InvalidOption(
-        f"retry_policy must be callable with (error, attempt, job), not {policy!r}."
+        f"retry_policy must be callable with (error, attempt, job), not {shown(policy)}."
     )
 
 
@@ -199,7 +199,7 @@ def check_executor(executor: object, function: Callable[..., Any]) -> None:
             return
         case _:
             raise InvalidOption(
-                f"executor must be 'auto', 'async', 'thread' or 'process', not {executor!r}."
+                f"executor must be 'auto', 'async', 'thread' or 'process', not {shown(executor)}."
             )
 
 
@@ -211,8 +211,8 @@ def check_handler(function: object) -> None:
     """
     if not inspect.isroutine(function):
         raise InvalidOption(
-            f"job() decorates a function, not {function!r}. Wrap it in a `def` or `async def`; "
-            "a name goes in job(name=...)."
+            f"job() decorates a function, not {shown(function)}. Wrap it in a `def` or "
+            "`async def`; a name goes in job(name=...)."
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidOption(
@@ -238,6 +238,6 @@ def _errors(option: str, given: object) -> Errors | None:
     kinds: list[type[BaseException]] = []
     for kind in given if isinstance(given, Iterable) else (given,):
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise InvalidOption(f"{option} takes exception types, not {kind!r}.")
+            raise InvalidOption(f"{option} takes exception types, not {shown(kind)}.")
         kinds.append(kind)
     return tuple(kinds)

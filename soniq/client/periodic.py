@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, TypeVar, cast
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from ..job.registry import Registry
 from ..job.schedule import CatchUp, Overlap, Plan, Rules, Schedule
 from ..job.schedule_options import (
@@ -65,6 +65,8 @@ class Planner:
         options = job_options(given)
         rules = checked_rules(timing_of(cron, given.get("every")), given)
         plan = self._plan(target, rules, options, args, name)
+        if not isinstance(paused, bool):
+            raise InvalidOption(f"paused is True or False, not {shown(paused)}.")
         return replace(plan, paused=paused)
 
     def changed(
@@ -125,7 +127,7 @@ class Planner:
         if not isinstance(task, Task):
             task, options = make(task), {}
         elif self.registry.find(task.name) is None:
-            raise InvalidOption(f"{task!r} is of another application; decorate its function.")
+            raise InvalidOption(f"{shown(task)} is of another application; decorate its function.")
         options = job_options(cast("ScheduleOptions", options))
         self.registry.add_schedule(self._plan(task, rules, options, args, name))
         return task  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from ..steps import Steps
 from ..store import admission, bulk, jobs
 from ..store.admission import Pile, Store
 from .base import Base, Room, run_at_options
-from .building import Given, Target
+from .building import Given, Target, checked_progress
 
 if TYPE_CHECKING:
     from ..db.sync import Database
@@ -270,7 +270,10 @@ class SyncEnqueue(Base):
         lent = self._lent(connection)
         notify = self._app.settings.notify
         store = partial(
-            bulk.enqueue_stream, notify=notify, can_copy=lent is None, progress=progress
+            bulk.enqueue_stream,
+            notify=notify,
+            can_copy=lent is None,
+            progress=checked_progress(progress),
         )
         return self._store_pile(lent, Pile(first, more), store)
 

@@ -29,6 +29,7 @@ from .conninfo import Address
 from .hosts import AsyncHost
 from .loops import on_trio
 from .pool import AnyioPool, LentPool, Pool
+from .pooling import checked_connection
 from .psycopg_hosts import AsyncPsycopgHost
 
 P = ParamSpec("P")
@@ -248,9 +249,10 @@ class Database:
     async def _dialled(self, url: str | None) -> AnyioConnection:
         if url is None and self._factory is not None:
             made = self._factory()
-            connection: AnyioConnection = await made if inspect.isawaitable(made) else made
+            made = await made if inspect.isawaitable(made) else made
+            connection: Any = checked_connection(made, psycopg.AsyncConnection)
             await connection.set_autocommit(True)
-            return connection
+            return connection  # type: ignore[no-any-return]
         address = self._address if url is None else Address(lambda: url, self.settings)
         if address.known:  # a thread is not needed, and after a fork trio may not have any
             parameters = address.parameters()

@@ -18,6 +18,7 @@ from soniq.errors import (
     DatabaseTimeout,
     ReadOnlyServer,
     SchemaMissing,
+    SettingsError,
     SoniqError,
     TransactionAborted,
     TransientError,
@@ -39,6 +40,7 @@ _LOGIN = (
 # Among these, `stale_plan` tells.
 MAYBE_STALE = (pg.FeatureNotSupported, pg.InvalidSqlStatementName)
 _OURS = ("soniq.db.", "soniq.integrations.")
+_UNUSABLE = re.compile(r"invalid (port number|integer value|\w+ value)")
 _NEVER_MADE = ("connection to server", "failed to resolve host")
 
 
@@ -149,6 +151,8 @@ def _unsaid(error: Exception, said: str, lost: bool) -> SoniqError:
     """Translate an error without SQLSTATE: the driver's own, or no server answered at all."""
     if isinstance(error, pg.ConnectionTimeout):
         return ConnectionLost(f"The database did not accept a connection in time: {said}")
+    if _UNUSABLE.match(said):
+        return SettingsError(f"The database URL cannot be used: {said}. Correct it.")
     if said.startswith(_NEVER_MADE):
         told = said if said.endswith((".", "?")) else f"{said}."
         return ConnectionLost(
@@ -172,7 +176,8 @@ def words(error: Exception) -> str:
 
 def _in_one_line(text: str) -> str:
     # libpq's hints stand on lines of their own, some without a full stop before them.
-    lines = [line.strip() for line in text.removeprefix("connection failed: ").splitlines()]
+    text = text.removeprefix("connection failed: ").removeprefix("connection is bad: ")
+    lines = [line.strip() for line in text.splitlines()]
     return re.sub(r"(?<=\w) (?=Is the server )", ". ", " ".join(line for line in lines if line))
 
 

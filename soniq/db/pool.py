@@ -36,6 +36,7 @@ from .pooling import (
     MAX_IDLE,
     MAX_LIFETIME,
     SOON,
+    checked_pool,
     delays,
     lending_failed,
 )
@@ -268,7 +269,7 @@ class LentPool:
     """
 
     def __init__(self, pool: Any, settings: Settings) -> None:
-        self._pool = pool
+        self._pool = checked_pool(pool, psycopg.AsyncConnection)
         self._settings = settings
         self._manual: set[int] = set()  # ids of lent connections that were not in autocommit
 

@@ -22,6 +22,7 @@ from . import faults
 from .borrow import borrowed
 from .conninfo import Address
 from .hosts import Host
+from .pooling import checked_connection
 from .psycopg_hosts import PsycopgHost
 from .sync_connection import Connection
 from .sync_pool import LentPool, OwnPool
@@ -221,9 +222,9 @@ class Database:
 
     def _dialled(self, url: str | None) -> Connection:
         if url is None and self._factory is not None:
-            connection: Connection = self._factory()
-            connection.autocommit = True
-            return connection
+            made: Any = checked_connection(self._factory(), psycopg.Connection)
+            made.autocommit = True
+            return made  # type: ignore[no-any-return]
         address = self._address if url is None else Address(lambda: url, self.settings)
         return Connection.connect(autocommit=True, **address.parameters())
 

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from inspect import Parameter
 from typing import Any
 
-from ..errors import InvalidArguments, InvalidOption
+from ..errors import InvalidArguments, InvalidOption, shown
 from .context import JobContext
 
 # Under this key lie values of a `*args` parameter; no Python parameter can have the name.
@@ -214,7 +214,7 @@ def _checked_model(model: type | None) -> type | None:
     if model is None or (isinstance(model, type) and any(hasattr(model, k) for k in kinds)):
         return model
     raise InvalidOption(
-        f"validate= takes a pydantic model, a dataclass or a msgspec Struct, not {model!r}."
+        f"validate= takes a pydantic model, a dataclass or a msgspec Struct, not {shown(model)}."
     )
 
 

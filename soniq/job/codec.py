@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from ..errors import InvalidArguments, PayloadTooLarge
+from ..errors import InvalidArguments, PayloadTooLarge, shown
 
 # orjson turns integers beyond 64 bits into floats in silence; such texts are left to json.
 _LONG_NUMBER = re.compile(r"\d{19}")
@@ -136,7 +136,7 @@ def _check_keys(value: object, path: str) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidArguments(
-                    f"{path} has the key {key!r}; JSON keys are text, so it would come back "
+                    f"{path} has the key {shown(key)}; JSON keys are text, so it would come back "
                     "changed. Use str keys."
                 )
             if isinstance(item, _NESTED):

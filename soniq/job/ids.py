@@ -6,7 +6,7 @@ import time
 from random import getrandbits
 from uuid import UUID
 
-from ..errors import UsageError
+from ..errors import UsageError, shown
 
 
 def new_id() -> str:
@@ -30,8 +30,8 @@ def checked_id(job_id: object) -> str:
         UsageError: It is no UUID, so no job can have it.
     """
     try:
-        return str(job_id if isinstance(job_id, UUID) else UUID(str(job_id)))
-    except ValueError:
+        return str(job_id if isinstance(job_id, UUID) else UUID(job_id))  # type: ignore[arg-type]
+    except (ValueError, AttributeError, TypeError):
         raise UsageError(
-            f"{job_id!r} is not a job id. Ids are UUIDs, as enqueue() returns them."
+            f"{shown(job_id)} is not a job id. Ids are UUIDs, as enqueue() returns them."
         ) from None

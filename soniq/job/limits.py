@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ..errors import InvalidArguments, InvalidOption
+from ..errors import InvalidArguments, InvalidOption, shown
 from .names import is_unicode
 
 # A parameter's name, or what is called with the arguments by name.
@@ -46,14 +46,14 @@ class CircuitBreaker:
         if not whole or not 1 <= self.failures <= 1000:
             raise InvalidOption(
                 f"failures of a CircuitBreaker is a whole number from 1 to 1000, "
-                f"not {self.failures!r}."
+                f"not {shown(self.failures)}."
             )
         for name, seconds in (("window", self.window), ("pause", self.pause)):
             number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
             if not number or not 0 < seconds <= 86400:
                 raise InvalidOption(
                     f"{name} of a CircuitBreaker is seconds, more than 0 and at most a day, "
-                    f"not {seconds!r}."
+                    f"not {shown(seconds)}."
                 )
 
 
@@ -115,7 +115,7 @@ def key_of(key: Key, arguments: Mapping[str, Any]) -> str:
             value = key(**arguments)
         except Exception as error:
             raise InvalidArguments(
-                f"The key of a limit could not be made of the arguments: {error!r}."
+                f"The key of a limit could not be made of the arguments: {shown(error)}."
             ) from error
     text = "" if value is None else str(value)
     if len(text) > LONGEST_KEY or "\0" in text or not is_unicode(text):

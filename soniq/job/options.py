@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from ..errors import InvalidOption, UnknownOption
+from ..errors import InvalidOption, UnknownOption, shown
 from .limits import Limits
 from .names import checked_name
 from .outcome import seconds_of
@@ -136,18 +136,22 @@ def retry_rule(
     Raises:
         InvalidOption: A delay is negative or no number, or a list is given with backoff.
     """
+    for name, said in (("retry_backoff", backoff), ("retry_jitter", jitter)):
+        if said is not None and not isinstance(said, bool):
+            raise InvalidOption(f"{name} is True or False, not {shown(said)}.")
     cap = None if max_delay is None else seconds_of(max_delay, "retry_max_delay")
     if delay is None:
         cap = 3600.0 if cap is None else cap
         return RetryRule((1.0,), backoff is not False, cap, jitter is not False)
-    if isinstance(delay, Iterable):
+    if isinstance(delay, Iterable) and not isinstance(delay, str | bytes | Mapping):
         delays = tuple(seconds_of(each, "retry_delay") for each in delay)
         if not delays:
             raise InvalidOption("retry_delay is an empty list. Leave it out, or give seconds.")
         if backoff:
             raise InvalidOption("A list in retry_delay says every delay; leave retry_backoff out.")
         return RetryRule(delays, False, cap, bool(jitter))
-    return RetryRule((seconds_of(delay, "retry_delay"),), bool(backoff), cap, bool(jitter))
+    each = seconds_of(delay, "retry_delay")  # type: ignore[arg-type]
+    return RetryRule((each,), bool(backoff), cap, bool(jitter))
 
 
 def unknown_option(name: str, known: Iterable[str]) -> str:
@@ -155,7 +159,7 @@ def unknown_option(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
-    return f"There is no option named {name!r}. {hint}"
+    return f"There is no option named {shown(name)}. {hint}"
 
 
 def checked_queue(value: object) -> str:
@@ -167,7 +171,7 @@ def checked_priority(value: object) -> int:
     """A priority: 1 (first) to 1000 (last)."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
         raise InvalidOption(
-            f"priority must be a whole number from 1 (first) to 1000 (last), not {value!r}."
+            f"priority must be a whole number from 1 (first) to 1000 (last), not {shown(value)}."
         )
     return int(value)
 
@@ -175,7 +179,9 @@ def checked_priority(value: object) -> int:
 def checked_retries(value: object) -> int:
     """Retries after the first attempt: 0 to 10,000."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 10_000:
-        raise InvalidOption(f"max_retries must be a whole number from 0 to 10000, not {value!r}.")
+        raise InvalidOption(
+            f"max_retries must be a whole number from 0 to 10000, not {shown(value)}."
+        )
     return int(value)
 
 
@@ -187,7 +193,7 @@ def checked_timeout(value: Seconds) -> float:
 def checked_tags(value: object) -> tuple[str, ...]:
     """Up to 50 words of 1 to 100 characters."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InvalidOption(f"tags must be a list of words, not {value!r}.")
+        raise InvalidOption(f"tags must be a list of words, not {shown(value)}.")
     tags = tuple(checked_name(tag, "a tag", 100) for tag in value)
     if len(tags) > 50:
         raise InvalidOption(f"A job takes at most 50 tags, not {len(tags)}.")
@@ -208,7 +214,7 @@ def checked_due(scheduled_at: object, delay: object) -> datetime | float | None:
 def checked_moment(value: object, what: str) -> datetime:
     """An aware moment of the years 2 to 9998, in UTC."""
     if not isinstance(value, datetime):
-        raise InvalidOption(f"{what} must be a datetime, not {value!r}.")
+        raise InvalidOption(f"{what} must be a datetime, not {shown(value)}.")
     if value.tzinfo is None or value.utcoffset() is None:
         raise InvalidOption(
             f"{what} {value.isoformat()} has no time zone, so it names no moment. "

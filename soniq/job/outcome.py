@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
-from ..errors import InvalidOption, JobTimeout
+from ..errors import InvalidOption, JobTimeout, shown
 
 
 class Signal(Exception):
@@ -35,7 +35,7 @@ class Retry(Signal):
 
     def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
         self.after = None if after is None else seconds_of(after, "Retry(after=)")
-        self.reason = str(reason)
+        self.reason = _said(reason)
         super().__init__(self.reason or "the handler asked for a retry")
 
 
@@ -47,7 +47,7 @@ class Cancel(Signal):
     """
 
     def __init__(self, reason: str = "") -> None:
-        self.reason = str(reason)
+        self.reason = _said(reason)
         super().__init__(self.reason or "the handler cancelled the job")
 
 
@@ -59,8 +59,12 @@ class Discard(Signal):
     """
 
     def __init__(self, reason: str = "") -> None:
-        self.reason = str(reason)
+        self.reason = _said(reason)
         super().__init__(self.reason or "the handler discarded the job")
+
+
+def _said(reason: object) -> str:
+    return reason if isinstance(reason, str) else shown(reason)
 
 
 def seconds_of(value: float | timedelta, what: str) -> float:
@@ -72,9 +76,9 @@ def seconds_of(value: float | timedelta, what: str) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidOption(f"{what} takes seconds or a timedelta, not {value!r}.")
+        raise InvalidOption(f"{what} takes seconds or a timedelta, not {shown(value)}.")
     if not 0 <= value <= 3_155_760_000:
-        raise InvalidOption(f"{what} must be between 0 seconds and 100 years, not {value!r}.")
+        raise InvalidOption(f"{what} must be between 0 seconds and 100 years, not {shown(value)}.")
     return float(value)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any, Literal, TypeAlias
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from .options import Seconds
 from .outcome import seconds_of
 from .rate import Rate, checked_rate
@@ -187,20 +187,20 @@ def _or_none(value: Any, check: Any) -> Any:
 
 def _whole(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise InvalidOption(f"{what} must be a whole number of at least 1, not {value!r}.")
+        raise InvalidOption(f"{what} must be a whole number of at least 1, not {shown(value)}.")
     return value
 
 
 def _on_full(value: object) -> str:
     if value not in ON_FULL:
-        raise InvalidOption(f"on_full must be one of {', '.join(ON_FULL)}, not {value!r}.")
+        raise InvalidOption(f"on_full must be one of {', '.join(ON_FULL)}, not {shown(value)}.")
     return str(value)
 
 
 def _aging(value: Any) -> float:
     seconds = seconds_of(value, "aging")
     if seconds < 1:
-        raise InvalidOption(f"aging must be at least one second, not {value!r}.")
+        raise InvalidOption(f"aging must be at least one second, not {shown(value)}.")
     return seconds
 
 

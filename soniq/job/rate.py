@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 
 _TEXT = re.compile(r"([1-9]\d{0,8})\s*(?:/|per)\s*([1-9]\d{0,8})?\s*([a-z]+)")
 _UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
@@ -45,6 +45,6 @@ def checked_rate(value: object) -> Rate:
     if match is None or unit is None:
         raise InvalidOption(
             f"rate_limit must be a number of starts and a time, such as '100/minute', '5/second' "
-            f"or '10/30 seconds', not {value!r}."
+            f"or '10/30 seconds', not {shown(value)}."
         )
     return Rate(int(match[1]), int(match[2] or 1) * unit)

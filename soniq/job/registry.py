@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from ..errors import DuplicateSchedule, DuplicateTask, InvalidOption, UnknownTask
+from ..errors import DuplicateSchedule, DuplicateTask, InvalidOption, UnknownTask, shown
 from .names import checked_name
 from .schedule import Plan
 from .task import Task
@@ -92,8 +92,8 @@ class Registry:
         near = get_close_matches(name, self._tasks, n=3, cutoff=0.5)
         hint = f"Nearest: {', '.join(near)}. " if near else ""
         raise UnknownTask(
-            f"No task is named {name!r}. {hint}Import its module, name it in SONIQ_JOBS_MODULES, "
-            "or enqueue TaskRef(name) if its code lives elsewhere."
+            f"No task is named {shown(name)}. {hint}Import its module, name it in "
+            "SONIQ_JOBS_MODULES, or enqueue TaskRef(name) if its code lives elsewhere."
         )
 
 

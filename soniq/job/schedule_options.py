@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, get_args
 
-from ..errors import InvalidOption, UnknownOption
+from ..errors import InvalidOption, UnknownOption, shown
 from .names import checked_name
 from .options import Seconds, unknown_option
 from .outcome import seconds_of
@@ -81,7 +81,7 @@ def checked_rules(timing: Timing, given: ScheduleOptions) -> Rules:
     timezone = given.get("timezone", "UTC")
     if not isinstance(timezone, str):
         raise InvalidOption(
-            f"timezone takes an IANA name such as 'Europe/Berlin', not {timezone!r}."
+            f"timezone takes an IANA name such as 'Europe/Berlin', not {shown(timezone)}."
         )
     zone_of(timezone)
     return Rules(
@@ -138,7 +138,7 @@ def checked_schedule_name(name: object) -> str:
 
 
 def _checked_jitter(value: Seconds | None, timing: Timing) -> float:
-    if not (seconds := seconds_of(value or 0.0, "jitter")):
+    if not (seconds := seconds_of(0.0 if value is None else value, "jitter")):
         return 0.0
     # Else a run would be put off beyond the next one, and only one of the two be made.
     if seconds > (most := timing.usual_seconds):
@@ -152,7 +152,7 @@ def _checked_jitter(value: Seconds | None, timing: Timing) -> float:
 def _checked_cap(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_AT_ONCE:
         raise InvalidOption(
-            f"catch_up_max must be a whole number from 1 to {MOST_AT_ONCE}, not {value!r}."
+            f"catch_up_max must be a whole number from 1 to {MOST_AT_ONCE}, not {shown(value)}."
         )
     return value
 
@@ -160,6 +160,6 @@ def _checked_cap(value: object) -> int:
 def _one_of(value: object, what: str, kind: Any) -> Any:
     if value not in (allowed := get_args(kind)):
         raise InvalidOption(
-            f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}."
+            f"{what} must be one of {', '.join(map(repr, allowed))}, not {shown(value)}."
         )
     return value

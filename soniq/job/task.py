@@ -11,7 +11,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from .arguments import Arguments
 from .names import checked_name
 from .options import (
@@ -61,7 +61,7 @@ class Task(Generic[P, R]):
     def _check_key(self, key: str) -> None:
         if not self.arguments.takes(key):
             raise InvalidOption(
-                f"A limit of {self.name} goes by {key!r}, and it has no such parameter. "
+                f"A limit of {self.name} goes by {shown(key)}, and it has no such parameter. "
                 f"Its parameters: {', '.join(self.arguments.names) or 'none'}."
             )
 

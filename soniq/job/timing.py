@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from cronsim import CronSim, CronSimError
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from .outcome import seconds_of
 
 LEAST_SECONDS = 1.0
@@ -34,14 +34,16 @@ class Cron:
     def __post_init__(self) -> None:
         text = self.expression
         if not isinstance(text, str) or len(text) > 500:
-            raise InvalidOption(f"cron takes an expression such as '0 9 * * MON', not {text!r}.")
+            raise InvalidOption(
+                f"cron takes an expression such as '0 9 * * MON', not {shown(text)}."
+            )
         try:
             next(CronSim(text, _SOME_DAY))
         except CronSimError as error:
             raise InvalidOption(_unreadable(text, str(error))) from None
         except (StopIteration, OverflowError):
             raise InvalidOption(
-                f"The cron expression {text!r} names a moment that never comes."
+                f"The cron expression {shown(text)} names a moment that never comes."
             ) from None
         object.__setattr__(self, "expression", " ".join(text.split()))
 
@@ -90,7 +92,7 @@ class Every:
         seconds = seconds_of(self.seconds, "every")
         if not LEAST_SECONDS <= seconds <= LONGEST_SECONDS:
             raise InvalidOption(
-                f"every must be between 1 second and 10 years, not {self.seconds!r}. "
+                f"every must be between 1 second and 10 years, not {shown(self.seconds)}. "
                 "For what is quicker, let one job work in a loop."
             )
         object.__setattr__(self, "seconds", seconds)
@@ -157,13 +159,14 @@ def zone_of(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError, TypeError):
         raise InvalidOption(
-            f"No time zone is named {name!r}. Names are those of IANA, such as 'Europe/Berlin'; "
-            "a system without them needs `pip install tzdata`."
+            f"No time zone is named {shown(name)}. Names are those of IANA, such as "
+            "'Europe/Berlin'; a system without them needs `pip install tzdata`."
         ) from None
 
 
 def _unreadable(text: str, why: str) -> str:
     return (
-        f"The cron expression {text!r} cannot be read: {why[:1].lower()}{why[1:]}. It has five "
-        "fields (minute, hour, day of month, month, day of week), or six with the seconds first."
+        f"The cron expression {shown(text)} cannot be read: {why[:1].lower()}{why[1:]}. "
+        "It has five fields (minute, hour, day of month, month, day of week), or six with the "
+        "seconds first."
     )

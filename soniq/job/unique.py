@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
-from ..errors import InvalidArguments, InvalidOption
+from ..errors import InvalidArguments, InvalidOption, shown
 from .names import checked_name
 from .outcome import seconds_of
 
@@ -146,7 +146,7 @@ class Unique:
         try:
             made = self.key(**arguments)
         except Exception as error:
-            raise InvalidOption(f"dedup_key of {task} failed: {error!r}.") from error
+            raise InvalidOption(f"dedup_key of {task} failed: {shown(error)}.") from error
         return replace(self, key=checked_key(made))
 
 
@@ -185,11 +185,12 @@ def checked_key(value: object) -> str:
 def _key(unique: object, key: Key | None, given: Mapping[str, Any]) -> Key | bool | None:
     if unique is not None and not isinstance(unique, bool):
         raise InvalidOption(
-            f"unique is True or False, not {unique!r}. A key of your own goes in dedup_key."
+            f"unique is True or False, not {shown(unique)}. A key of your own goes in dedup_key."
         )
     if unique is not None and key is not None:
         raise InvalidOption(
-            f"unique={unique} and dedup_key={key!r} say two things about one key. Give one of them."
+            f"unique={unique} and dedup_key={shown(key)} say two things about one key. "
+            "Give one of them."
         )
     if unique is False and len(given) > 1:
         (other,) = [name for name in given if name != "unique"][:1]
@@ -201,12 +202,12 @@ def _key(unique: object, key: Key | None, given: Mapping[str, Any]) -> Key | boo
 
 def _states(given: object) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise InvalidOption(f"unique_while is a set of states, not {given!r}.")
-    states = tuple(str(state) for state in given)
+        raise InvalidOption(f"unique_while is a set of states, not {shown(given)}.")
+    states = tuple(given)
     for state in states:
         if state not in STATES:
             raise InvalidOption(
-                f"unique_while knows the states {', '.join(STATES)}, not {state!r}."
+                f"unique_while knows the states {', '.join(STATES)}, not {shown(state)}."
             )
     if not states:
         raise InvalidOption("unique_while names no state, so nothing would hold the key.")
@@ -215,7 +216,9 @@ def _states(given: object) -> tuple[str, ...]:
 
 def _conflict(given: object) -> str:
     if given not in CONFLICTS:
-        raise InvalidOption(f"on_conflict must be 'skip', 'replace' or 'raise', not {given!r}.")
+        raise InvalidOption(
+            f"on_conflict must be 'skip', 'replace' or 'raise', not {shown(given)}."
+        )
     return str(given)
 
 
@@ -225,13 +228,14 @@ def _merge(given: object, conflict: object) -> dict[str, Merger] | None:
         return None if conflict in {None, "replace"} else {}
     if not isinstance(given, Mapping) or not given:
         raise InvalidOption(
-            f"merge says how by the name of an argument, as in {{'ids': 'append'}}, not {given!r}."
+            f"merge says how by the name of an argument, as in {{'ids': 'append'}}, "
+            f"not {shown(given)}."
         )
     for name, how in given.items():
         if not isinstance(name, str) or not (callable(how) or how in MERGES):
             raise InvalidOption(
                 f"merge takes 'append', 'sum' or a function of (older, newer) for an argument, "
-                f"not {how!r} for {name!r}."
+                f"not {shown(how)} for {shown(name)}."
             )
     return dict(given)
 
@@ -242,4 +246,6 @@ def _check_merged(name: str, how: Merger, value: object, task: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (isinstance(value, list | tuple) if how == "append" else number):
         wanted = "a list" if how == "append" else "a number"
-        raise InvalidArguments(f"{task} merges {name} ({how}), so it must be {wanted}: {value!r}.")
+        raise InvalidArguments(
+            f"{task} merges {name} ({how}), so it must be {wanted}: {shown(value)}."
+        )

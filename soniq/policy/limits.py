@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from ..job.limits import CircuitBreaker, Key, Limits, Pace
 from ..job.rate import checked_rate
 
@@ -63,7 +63,7 @@ def burst_of(pace_seconds: float) -> int:
 def checked_number(value: object, what: str) -> int:
     """A whole number from 1 to a million."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise InvalidOption(f"{what} must be a whole number from 1 to 1000000, not {value!r}.")
+        raise InvalidOption(f"{what} must be a whole number from 1 to 1000000, not {shown(value)}.")
     return value
 
 
@@ -88,9 +88,12 @@ def _concurrency(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+ORDERED_RETRIES = ("hold", "step_aside")
+
+
 def _steps_aside(said: object, *, ordered: bool) -> bool:
-    if said not in {None, "hold", "step_aside"}:
-        raise InvalidOption(f"ordered_retry must be 'hold' or 'step_aside', not {said!r}.")
+    if said is not None and said not in ORDERED_RETRIES:
+        raise InvalidOption(f"ordered_retry must be 'hold' or 'step_aside', not {shown(said)}.")
     if said is not None and not ordered:
         raise InvalidOption("ordered_retry goes with ordered_by; give that too.")
     return said == "step_aside"
@@ -102,7 +105,8 @@ def _the_key(given: Mapping[str, Any]) -> Key | None:
     for name, key in said.items():
         if not callable(key) and not (isinstance(key, str) and key):
             raise InvalidOption(
-                f"{name} is the name of a parameter, or a function of the arguments, not {key!r}."
+                f"{name} is the name of a parameter, or a function of the arguments, "
+                f"not {shown(key)}."
             )
     keys = list(said.values())
     if any(key != keys[0] for key in keys):
@@ -115,7 +119,7 @@ def _breaker(given: object, key: Key | None) -> CircuitBreaker | None:
     if given is None:
         return None
     if not isinstance(given, CircuitBreaker):
-        raise InvalidOption(f"breaker is a CircuitBreaker(failures=5, ...), not {given!r}.")
+        raise InvalidOption(f"breaker is a CircuitBreaker(failures=5, ...), not {shown(given)}.")
     if given.by_key and key is None:
         raise InvalidOption(
             "A CircuitBreaker by key needs a key: give fair_by, or another option that names it."
@@ -131,11 +135,14 @@ def _weights(given: Any, fair_by: object) -> Any:
     if callable(given):
         return given
     if not isinstance(given, Mapping):
-        raise InvalidOption(f"fair_weights is a dict by key, or a function of it, not {given!r}.")
+        raise InvalidOption(
+            f"fair_weights is a dict by key, or a function of it, not {shown(given)}."
+        )
     for key, weight in given.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not 0 < weight <= 1000:
             raise InvalidOption(
-                f"A weight is a number above 0, at most 1000, not {weight!r} as that of {key!r}."
+                f"A weight is a number above 0, at most 1000, not {shown(weight)} "
+                f"as that of {shown(key)}."
             )
     return {str(key): float(weight) for key, weight in given.items()}

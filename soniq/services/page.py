@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from ..job.ids import checked_id
 from ..job.names import checked_name
 from ..job.options import checked_queue
@@ -60,7 +60,7 @@ def page(
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1000:
         raise InvalidOption(
-            f"limit must be a whole number from 1 to 1000, not {limit!r}. For more, ask again "
+            f"limit must be a whole number from 1 to 1000, not {shown(limit)}. For more, ask again "
             "with before= the last id."
         )
     name = task.name if isinstance(task, Task) else task
@@ -84,4 +84,4 @@ def checked_status(status: JobStatus | str | None) -> JobStatus | None:
         return JobStatus(status)
     except ValueError:
         known = ", ".join(JobStatus)
-        raise InvalidOption(f"There is no status {status!r}. Known: {known}.") from None
+        raise InvalidOption(f"There is no status {shown(status)}. Known: {known}.") from None

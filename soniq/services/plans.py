@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from ..job.names import checked_name
 from ..job.registry import Registry
 from ..job.schedule import Plan, Schedule
@@ -64,5 +64,5 @@ def checked_count(value: int, what: str) -> int:
         InvalidOption: It is none.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-        raise InvalidOption(f"{what} must be a whole number from 1 to 1000, not {value!r}.")
+        raise InvalidOption(f"{what} must be a whole number from 1 to 1000, not {shown(value)}.")
     return value

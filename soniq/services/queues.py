@@ -7,7 +7,7 @@ from datetime import datetime
 from types import EllipsisType
 from typing import Any, Literal, TypeAlias
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, shown
 from ..job.names import checked_name
 from ..job.options import Seconds, checked_moment, checked_queue
 from ..job.outcome import seconds_of
@@ -119,7 +119,7 @@ class AsyncQueues:
         Raises:
             InvalidOption: A value cannot be.
         """
-        asked = _asked(name, state, task)
+        asked = _asked(name, state, task, preview=preview)
         return await self._run(queues.count if preview else queues.purge, **asked)
 
     async def move(
@@ -146,7 +146,7 @@ class AsyncQueues:
         Raises:
             InvalidOption: A value cannot be, or both queues are one.
         """
-        asked, target = _asked(name, state, task), _other(name, target)
+        asked, target = _asked(name, state, task, preview=preview), _other(name, target)
         if preview:
             return await self._run(queues.count, **asked)
         return await self._run(queues.move, target=target, notify=self._notify, **asked)
@@ -248,7 +248,7 @@ class Queues:
         Raises:
             InvalidOption: A value cannot be.
         """
-        asked = _asked(name, state, task)
+        asked = _asked(name, state, task, preview=preview)
         return self._run(queues.count if preview else queues.purge, **asked)
 
     def move(
@@ -275,7 +275,7 @@ class Queues:
         Raises:
             InvalidOption: A value cannot be, or both queues are one.
         """
-        asked, target = _asked(name, state, task), _other(name, target)
+        asked, target = _asked(name, state, task, preview=preview), _other(name, target)
         if preview:
             return self._run(queues.count, **asked)
         return self._run(queues.move, target=target, notify=self._notify, **asked)
@@ -289,9 +289,13 @@ def _until(until: datetime | Seconds | None) -> datetime | float | None:
     return seconds_of(until, "until")
 
 
-def _asked(name: str, state: str | None, task: Task[..., Any] | str | None) -> Mapping[str, Any]:
+def _asked(
+    name: str, state: str | None, task: Task[..., Any] | str | None, *, preview: bool
+) -> Mapping[str, Any]:
+    if not isinstance(preview, bool):
+        raise InvalidOption(f"preview is True or False, not {shown(preview)}.")
     if state is not None and state not in queues.WAITING:
-        raise InvalidOption(f"state must be 'scheduled' or 'queued', not {state!r}.")
+        raise InvalidOption(f"state must be 'scheduled' or 'queued', not {shown(state)}.")
     task = task.name if isinstance(task, Task) else task
     return {
         "queue": checked_queue(name),

@@ -8,9 +8,13 @@ from dataclasses import Field, field
 from datetime import timedelta
 from typing import Any
 
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
 
 Parse = Callable[[object], Any]
+
+# What PostgreSQL can reckon with, where a setting has no bound of its own.
+MOST_SECONDS = 3_155_760_000  # 100 years
+MOST = 2**31 - 1
 
 
 def seconds(value: object) -> float:
@@ -33,7 +37,7 @@ def flag(value: object) -> bool:
     """Read yes or no, in the words people use for them."""
     if isinstance(value, bool):
         return value
-    match str(value).strip().lower():
+    match str(value).strip().lower() if isinstance(value, int | str) else None:
         case "1" | "true" | "yes" | "on":
             return True
         case "0" | "false" | "no" | "off":
@@ -44,8 +48,8 @@ def flag(value: object) -> bool:
 
 def text(value: object) -> str:
     """Read a text that PostgreSQL can keep."""
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError("text without NUL")
+    if not isinstance(value, str) or not _can_be_kept(value):
+        raise ValueError("text without NUL or halves of surrogate pairs")
     return value
 
 
@@ -53,9 +57,20 @@ def names(value: object) -> tuple[str, ...]:
     """Read names: a list, or one text with commas between them."""
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise ValueError("names, or one text with commas between them")
+    if not isinstance(value, list | tuple) or not all(map(_is_name, value)):
+        raise ValueError("names of 1 to 128 characters, or one text with commas between them")
     return tuple(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value.strip()) <= 128 and _can_be_kept(value)
+
+
+def _can_be_kept(value: str) -> bool:
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def schema_name(value: object) -> str:
@@ -64,6 +79,8 @@ def schema_name(value: object) -> str:
         raise ValueError("1 to 40 letters, digits and underscores, not starting with a digit")
     if value.lower().startswith("pg_"):
         raise ValueError("a name that does not start with pg_, which PostgreSQL keeps for itself")
+    if value == "information_schema":
+        raise ValueError("another name, for that schema is PostgreSQL's own")
     return value
 
 
@@ -121,18 +138,18 @@ def read(defined: Field[Any], value: object, source: str) -> object:
     except (ValueError, OverflowError) as error:
         wanted = str(error) if not isinstance(value, str) or "could not" not in str(error) else ""
         wanted = "a number" if not wanted or "invalid literal" in wanted else wanted
-        shown = "***" if defined.name.endswith("_url") else repr(value)
-        raise SettingsError(f"{source}: {shown} is not valid; it must be {wanted}.") from None
+        told = "***" if defined.name.endswith("_url") else shown(value)
+        raise SettingsError(f"{source}: {told} is not valid; it must be {wanted}.") from None
     _check_range(parsed, meta, source)
     return parsed
 
 
 def _check_range(value: object, meta: Mapping[str, Any], source: str) -> None:
-    if not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return
     low, high = meta["min"], meta["max"]
-    above = low is None or value >= low
-    below = high is None or value <= high
-    if not (above and below and value == value and abs(value) != float("inf")):  # noqa: PLR0124
-        span = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise SettingsError(f"{source}: {value} is out of range; it must be {span}.")
+    most = high or (MOST_SECONDS if isinstance(value, float) else MOST)
+    if not low <= value <= most:  # NaN is neither
+        near = f"at most {most}" if value > most else f"at least {low}"
+        span = near if high is None else f"between {low} and {high}"
+        raise SettingsError(f"{source}: {shown(value)} is out of range; it must be {span}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from ..errors import SettingsError, UnknownOption
+from ..errors import SettingsError, UnknownOption, shown
 from .kinds import flag, names, one_of, pattern, read, schema_name, seconds, setting, text, whole
 
 
@@ -209,7 +209,7 @@ def unknown(name: str) -> str:
     """Say that no setting has this name, and which one may be meant."""
     near = get_close_matches(name, FIELDS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(FIELDS))}."
-    return f"There is no setting named {name!r}.{hint}"
+    return f"There is no setting named {shown(name)}.{hint}"
 
 
 def read_arguments(arguments: Mapping[str, object]) -> dict[str, Any]:

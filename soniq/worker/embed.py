@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from ..errors import UsageError
 from .companions import companions
 from .signals import Runs, run_with_signals
 
@@ -34,9 +35,24 @@ def run(
         supervisor: A line on which a supervisor stops it too.
         backend: `asyncio`, with uvloop if that is installed, or `trio`.
         ready: Told of the worker and of a way to stop it from any other thread, once it runs.
+
+    Raises:
+        UsageError: An event loop runs in this thread already.
     """
+    _refuse_within_a_loop()
     return anyio.run(
         _main, make, signals, supervisor, ready, backend=backend, backend_options=_options(backend)
+    )
+
+
+def _refuse_within_a_loop() -> None:
+    try:
+        anyio.get_cancelled_exc_class()
+    except RuntimeError:  # what anyio raises where no loop runs
+        return
+    raise UsageError(
+        "This worker would run an event loop of its own, and one runs in this thread. Await "
+        "run_worker() of the async client (Soniq), or call this from another thread."
     )
 
 

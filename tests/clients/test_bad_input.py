@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import anyio
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -162,6 +163,80 @@ async def test_an_option_that_cannot_be_is_refused(
     ):
         with pytest.raises(InvalidOption, match=says):
             await settled(call())
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("nothing to see")
+
+
+nested: list[Any] = []
+for _ in range(100_000):
+    nested = [nested]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        pytest.param(10**5000, "<int that cannot be shown>", id="number"),
+        pytest.param(nested, "<list that cannot be shown>", id="nested"),
+        pytest.param(Unspeakable(), "<Unspeakable that cannot be shown>", id="unspeakable"),
+        pytest.param("x" * 20_000_000, "20,000,002 characters", id="long"),
+    ],
+)
+async def test_a_complaint_is_short_and_ours_whatever_was_given(
+    deaf: Any, task: Any, value: Any, shown: str
+) -> None:
+    """`repr()` of what was given raised its own error, or made a message of 20 MB."""
+    for call in (
+        lambda: deaf.enqueue(task, 1, queue=value),
+        lambda: deaf.enqueue(task, 1, priority=value),
+        lambda: deaf.enqueue(task, 1, scheduled_at=value),
+        lambda: deaf.enqueue(task, 1, on_conflict=value),
+        lambda: deaf.enqueue(value, 1),
+        lambda: deaf.enqueue(task, args=value) if isinstance(value, str) else deaf.enqueue(value),
+        lambda: deaf.get_job(value),
+        lambda: deaf.list_jobs(limit=value),
+        lambda: deaf.job(ordered_retry=value)(print),
+        lambda: deaf.scheduler.preview(value),
+        lambda: deaf.queues.limit("q", max_depth=value),
+    ):
+        with pytest.raises(SoniqError) as caught:
+            await settled(call())
+        assert shown in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("value", ["no", 0, None, [], object()])
+async def test_what_is_yes_or_no_is_nothing_else(deaf: Any, task: Any, value: Any) -> None:
+    """A purge with `preview=None` emptied the queue; `retry_jitter="no"` was jitter."""
+    for call in (
+        lambda: deaf.queues.purge("q", preview=value),
+        lambda: deaf.queues.move("q", "r", preview=value),
+        lambda: deaf.scheduler.add(task.name, every=5, args=(1,), paused=value),
+    ):
+        with pytest.raises(InvalidOption, match="is True or False, not"):
+            await settled(call())
+    for option in ("retry_backoff", "retry_jitter"):
+        if value is not None:
+            with pytest.raises(InvalidOption, match=f"{option} is True or False, not"):
+                deaf.job("other", **{option: value})(print)
+
+
+async def worked(client: Any, queues: Any) -> None:
+    if hasattr(client, "sync"):
+        await client.run_worker(queues=queues)
+    await anyio.to_thread.run_sync(lambda: client.run_worker(queues=queues))
+
+
+async def test_what_is_to_be_called_or_walked_through_can_be(deaf: Any, task: Any) -> None:
+    with pytest.raises(InvalidOption, match="progress is called with a number, and 5 cannot be"):
+        await settled(deaf.enqueue_stream(task, [(1,)], progress=5))
+    with pytest.raises(InvalidOption, match="plugins is a list of them, not 5"):
+        type(deaf)("postgresql://u@127.0.0.1:1/x", plugins=5)
+    for queues in (5, object(), ["\ud800"]):
+        with pytest.raises(SettingsError, match=r"queues=: .*names of 1 to 128 characters"):
+            await worked(deaf, queues)
 
 
 async def test_a_moment_for_schedule_must_be_one(deaf: Any, task: Any) -> None:

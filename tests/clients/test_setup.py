@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+import psycopg_pool
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -191,6 +192,28 @@ async def test_the_users_own_pool_and_factory_are_used(
     eq = make_client(connection_factory=factory)
     await settled(eq.enqueue(SOMETHING))
     assert made
+
+
+async def test_a_pool_or_a_factory_that_is_none_is_refused(
+    make_client: Callable[..., Any], colour: str, database_url: str
+) -> None:
+    """What was given failed with an AttributeError deep in the driver."""
+    ours = "Connection" if colour == "sync" else "AsyncConnection"
+    other = psycopg_pool.AsyncConnectionPool if colour == "sync" else psycopg_pool.ConnectionPool
+    for pool, says in (
+        (5, "takes an open pool of psycopg_pool, not int"),
+        (other, "takes an open pool"),
+        (other(database_url, open=False), f"is for the other client. Pass an? {ours}Pool, or"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            await settled(make_client(pool=pool).list_jobs())
+
+    async def coroutine() -> None: ...
+
+    for made in (lambda: 5, lambda: None, coroutine):
+        client = make_client(connection_factory=made)
+        with pytest.raises(UsageError, match=f"and this client needs psycopg.{ours}"):
+            await settled(client.list_jobs())
 
 
 def test_the_twin_of_a_client_with_a_pool_of_its_own_needs_a_url() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from soniq import SchemaMissing, SettingsError
+from soniq import SchemaMissing, SettingsError, UsageError
 from soniq.events import JobFinished, WorkerStarted, WorkerStopped
 from soniq.job import JobContext, JobStatus
 
@@ -52,6 +52,16 @@ async def test_a_worker_beside_the_block_runs_both_kinds_and_is_drained_at_the_e
     assert {type(event) for event in events[1:-1]} == {JobFinished}
     assert events[-1] == WorkerStopped(worker.id, ())
     assert (await settled(eq.get_job(unserved))).status is JobStatus.QUEUED
+
+
+async def test_a_sync_worker_within_an_event_loop_is_refused(
+    make_client: Callable[..., Any],
+) -> None:
+    """It was anyio's RuntimeError."""
+    client = make_client("postgresql://u@127.0.0.1:1/x")
+    sync = getattr(client, "sync", client)
+    with pytest.raises(UsageError, match=r"one runs in this thread. Await .* of the async client"):
+        sync.run_worker()
 
 
 async def test_hooks_and_the_applications_retry_policy_reach_the_worker(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -158,6 +159,25 @@ def test_a_refused_login_is_told_by_its_words() -> None:
     for words, kind in said.items():
         fault = translate(psycopg.OperationalError(f"connection failed: {words}"), "soniq")
         assert type(fault) is kind, words
+
+
+async def test_what_libpq_cannot_use_of_a_url_is_an_error_of_the_settings(colour: Colour) -> None:
+    """A port that cannot be was a `ConnectionLost`, which asks to be tried again."""
+    for url, says in (
+        ("postgresql://u@127.0.0.1:99999/x", "invalid port number"),
+        ("postgresql://u@127.0.0.1/x?sslmode=nope", "invalid sslmode value"),
+    ):
+        colour.url = url
+        with pytest.raises(errors.SettingsError, match=f"cannot be used: {says}.*Correct it"):
+            await settled(colour.database().run(ask, "SELECT 1"))
+
+
+async def test_a_socket_that_is_not_there_says_the_next_step(
+    colour: Colour, tmp_path: Path
+) -> None:
+    colour.url = f"host={tmp_path} dbname=x"
+    with pytest.raises(errors.ConnectionLost, match="Start it, or correct the database URL"):
+        await settled(colour.database().run(ask, "SELECT 1"))
 
 
 def test_a_read_only_transaction_is_a_read_only_server(scratch: str) -> None:

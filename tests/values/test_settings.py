@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import soniq
-from soniq.errors import SettingsError, UnknownOption
+from soniq.errors import SettingsError, UnknownOption, shown
 from soniq.settings import Settings, load, project_section, reference
 
 NAMES = [setting.name for setting in fields(Settings)]
@@ -91,7 +91,19 @@ BAD: list[tuple[str, Any, str]] = [
     ("poll_interval", "soon", "a number"),
     ("poll_interval", 0, "at least 0.01"),
     ("poll_interval", "nan", "at least"),
-    ("poll_interval", "inf", "at least"),
+    ("poll_interval", "inf", "at most 3155760000"),
+    ("heartbeat_timeout", 1e30, "at most 3155760000"),
+    ("job_timeout", -1, "at least 0"),
+    ("process_max_jobs", 2**31, "at most 2147483647"),
+    ("process_max_jobs", 10**5000, "<int that cannot be shown> is out of range"),
+    ("queues", [""], "1 to 128 characters"),
+    ("queues", "q" * 129, "1 to 128 characters"),
+    ("queues", ["a\0b"], "1 to 128 characters"),
+    ("environment", "\ud800", "surrogate"),
+    ("environment", "x\0", "NUL"),
+    ("schema", "x" * 100_000, "... (100,002 characters) is not valid"),
+    ("scheduler", 2, "yes or no"),
+    ("scheduler", None.__class__, "yes or no"),
     ("poll_interval", True, "seconds"),
     ("pgbouncer", "maybe", "yes or no"),
     ("notify", "sometimes", "one of auto, always, off"),
@@ -100,6 +112,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("schema", "a-b", "letters, digits"),
     ("schema", 'x"; DROP', "letters, digits"),
     ("schema", "pg_soniq", "pg_"),
+    ("schema", "information_schema", "PostgreSQL's own"),
     ("schema", "x" * 41, "1 to 40"),
     ("task_name_pattern", "(", "a regular expression"),
     ("queues", 5, "names"),
@@ -110,7 +123,7 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "said"), BAD, ids=lambda value: ascii(value)[:30])
+@pytest.mark.parametrize(("name", "value", "said"), BAD, ids=lambda value: ascii(shown(value))[:30])
 def test_a_bad_value_says_where_it_came_from_and_what_would_be_right(
     tmp_path: Path, name: str, value: Any, said: str
 ) -> None:

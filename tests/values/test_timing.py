@@ -130,6 +130,10 @@ def test_a_run_is_not_put_off_beyond_the_next(timing: Timing, most: float) -> No
         lambda: monthly().on_day("first"),  # type: ignore[arg-type]
         lambda: monthly().on_day(True),
         lambda: hourly(60),
+        lambda: hourly(-1),
+        lambda: hourly(True),
+        lambda: hourly("*/5"),  # type: ignore[arg-type]
+        lambda: hourly(10**5000),
         lambda: cron("0 9 * *"),
     ],
 )
