@@ -219,7 +219,7 @@ class AsyncEnqueue(Base):
             "merge": merge,
         }
         first, more = self._app.builder.many(target, args_list, options)
-        lent = self._connection if connection is None else connection
+        lent = self._lent(connection)
         notify = self._app.settings.notify
         store = partial(bulk.enqueue_many, notify=notify, can_copy=lent is None)
         return await self._store_pile(lent, Pile(first, more), store)
@@ -268,7 +268,7 @@ class AsyncEnqueue(Base):
             "tags": tags,
         }
         first, more = self._app.builder.many(target, args_list, options)
-        lent = self._connection if connection is None else connection
+        lent = self._lent(connection)
         notify = self._app.settings.notify
         store = partial(
             bulk.enqueue_stream,
@@ -291,6 +291,14 @@ class AsyncEnqueue(Base):
         opened: Database = self.__dict__["_opened"]
         return opened
 
+    def _lent(self, named: object = None) -> object | None:
+        """Choose what to run on: the connection named or bound to, the framework's, or None."""
+        if named is None:
+            named = self._connection
+        if named is None and self._app.ambient_async is not None:
+            named = self._app.ambient_async()
+        return named
+
     # These three wait for nothing themselves: a coroutine each would be 1 us of an enqueue's 80.
 
     def _run_on(
@@ -307,10 +315,10 @@ class AsyncEnqueue(Base):
     def _run(
         self, operation: Callable[Q, Steps[A]], *args: Q.args, **kwargs: Q.kwargs
     ) -> Coroutine[Any, Any, A]:
-        return self._run_on(self._connection, operation, *args, **kwargs)
+        return self._run_on(self._lent(), operation, *args, **kwargs)
 
     def _store(self, job: NewJob, connection: object = None) -> Coroutine[Any, Any, str]:
-        lent = self._connection if connection is None else connection
+        lent = self._lent(connection)
         notify, waking = self._app.settings.notify, self._app.waking
         if lent is None and self._app.bounds.frees(job.placement.queue):
             return self._run_on(None, jobs.enqueue, job, notify, waking)

@@ -41,9 +41,11 @@ class Application:
         connection_factory: The same, for single connections.
         ambient: Gives a connection that the sync client uses where none is named, or None; a
             framework sets it, so that operations join the transaction its code is in.
+        ambient_async: The same for the async client.
     """
 
     ambient: Callable[[], object | None] | None = None
+    ambient_async: Callable[[], object | None] | None = None
 
     def __init__(
         self,

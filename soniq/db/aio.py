@@ -220,6 +220,15 @@ class Database:
             self._pools.remove(here)
             await here.pool.close()
 
+    def leave(self) -> None:
+        """Drop the pools without waiting; a connection in use is closed when it comes back.
+
+        For code that is in no event loop, and no loop of theirs may be running.
+        """
+        here, self._pools, self._latest = self._pools, [], None
+        for each in here:
+            each.pool.forget()
+
     def _pool(self) -> Pool:
         here = self._latest
         if here is None or here.pid != os.getpid() or here.loop is not _loop():

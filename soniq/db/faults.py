@@ -196,7 +196,7 @@ def _no_schema(said: str, schema: str, lent: bool) -> SoniqError:
         )
     return SchemaMissing(
         f"The database has no Soniq schema {schema!r}, or an older one ({said}). "
-        "Run `soniq setup` (or eq.setup()) against it."
+        "Run `soniq setup` (or eq.setup(), or Django's `manage.py migrate`) against it."
     )
 
 

@@ -162,12 +162,14 @@ def require() -> Steps[None]:
     state = yield from status()
     if not state.applied:
         raise SchemaMissing(
-            "The database has no Soniq schema yet. Run `soniq setup`, or call setup()."
+            "The database has no Soniq schema yet. Run `soniq setup`, or call setup(); in a "
+            "Django project run `manage.py migrate`."
         )
     if lacking := [name for name in state.pending if "_post_" not in name]:
         raise SchemaMissing(
             f"The database's Soniq schema is older than this code: {', '.join(lacking)} "
-            "not applied. Run `soniq setup`, or call setup()."
+            "not applied. Run `soniq setup`, or call setup(); in a Django project run `manage.py "
+            "migrate`."
         )
     if any("_post_" in name for name in state.newer):
         raise SchemaTooNew(_too_new(state.newer))

@@ -9,6 +9,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from ...client.address import Home
+from ...errors import SettingsError
 from ...settings import Settings
 
 _NAMES = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
@@ -32,12 +33,22 @@ class DjangoHome(Home):
         return self._alias
 
     def url(self) -> str:
-        """Give the address."""
+        """Give the address.
+
+        Raises:
+            SettingsError: The entry is of another kind of database.
+        """
         if self._alias is None:
             return super().url()
         from django.db import connections
 
-        return conninfo(connections[self._alias].settings_dict)
+        connection = connections[self._alias]
+        if connection.vendor != "postgresql":  # libpq would look for a server of its own choice
+            raise SettingsError(
+                f"DATABASES[{self._alias!r}] is {connection.vendor}, and Soniq needs PostgreSQL. "
+                "Name an entry that is in SONIQ['DATABASE'], or give a SONIQ['DATABASE_URL']."
+            )
+        return conninfo(connection.settings_dict)
 
     def move_to(self, database_url: str) -> None:
         """Give another address from now on."""

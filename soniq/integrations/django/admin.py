@@ -2,160 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
 from typing import Any
 
-from django.contrib import admin, messages
-from django.core.paginator import Paginator
+from django.contrib import admin
 from django.db.models import QuerySet
-from django.utils.functional import cached_property
-from django.utils.html import format_html
+from django.db.models.fields.json import KT
+from django.db.models.functions import Left
 
-from ...errors import SoniqError
 from ...job.rate import Rate
+from .admin_base import ReadOnly, RecordAdmin
 from .clients import client
-from .models import DeadLetter, FinishedJob, Job, LiveState, Queue, Schedule, Worker
-
-# Beyond so many rows a count is not worth its price.
-COUNTED = 10_000
-
-# Filters offer what the newest rows have: DISTINCT over a large table would read all of it.
-LOOKED_AT = 5_000
-
-
-class BoundedPaginator(Paginator):
-    """Counts up to COUNTED rows; what lies beyond is found by filters."""
-
-    @cached_property
-    def count(self) -> int:
-        """Count, as far as it goes."""
-        return int(self.object_list[:COUNTED].count())
-
-
-def by_values_of(column: str) -> type[admin.SimpleListFilter]:
-    """Make a filter by a column that holds names."""
-
-    class Filter(admin.SimpleListFilter):
-        title = column
-        parameter_name = column
-
-        def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
-            rows = model_admin.model.objects.order_by("-pk").values_list(column)[:LOOKED_AT]
-            return [(name, name) for name in sorted({name for (name,) in rows})]
-
-        def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
-            return queryset.filter(**{column: self.value()}) if self.value() else queryset
-
-    return Filter
-
-
-class ReadOnly(admin.ModelAdmin):
-    """Rows that nobody adds or edits by hand."""
-
-    show_full_result_count = False
-    paginator = BoundedPaginator
-    list_per_page = 50
-
-    def get_queryset(self, request: Any) -> QuerySet[Any]:
-        """Read from the database that holds the jobs."""
-        home = client()._app.home
-        alias = getattr(home, "alias", None) or "default"
-        return super().get_queryset(request).using(alias)
-
-    def has_add_permission(self, request: Any) -> bool:
-        """Refuse: jobs come from code."""
-        return False
-
-    def has_change_permission(self, request: Any, obj: Any = None) -> bool:
-        """Refuse: rows are looked at."""
-        return False
-
-    def may(self, request: Any, action: str) -> bool:
-        """Tell whether somebody may do what is no change, addition, deletion or look."""
-        opts = self.opts
-        return bool(request.user.has_perm(f"{opts.app_label}.{action}_{opts.model_name}"))
-
-    def _each(
-        self,
-        request: Any,
-        rows: Iterable[Any],
-        change: Callable[[str], object],
-        done: str,
-        otherwise: str = "it runs, or is gone",
-    ) -> None:
-        """Change rows one by one, and tell how many were, and why the others were not."""
-        changed, refused = 0, []
-        for row in rows:
-            try:
-                if change(str(row.pk)):
-                    changed += 1
-                else:
-                    refused.append(f"{row.pk}: {otherwise}")
-            except SoniqError as error:
-                refused.append(str(error))
-        if changed:
-            self.message_user(request, f"{changed} {done}.", messages.SUCCESS)
-        for why in refused[:10]:
-            self.message_user(request, f"Not {done}: {why}", messages.WARNING)
-
-
-class RecordAdmin(ReadOnly):
-    """What the tables of jobs have in common."""
-
-    list_filter: tuple[Any, ...] = (by_values_of("queue"), by_values_of("task"))
-    search_fields = ("pk",)
-    search_help_text = "A job's id"
-    ordering = ("-pk",)
-    exclude = ("args", "attempts", "result")
-
-    def get_readonly_fields(self, request: Any, obj: Any = None) -> Any:
-        """Show every column, the JSON ones as text."""
-        plain = [f.name for f in self.model._meta.fields if f.name not in self.exclude]
-        shown = ["arguments", "failures"]
-        return [*plain, *shown, *(["answer"] if hasattr(self.model, "result") else [])]
-
-    @admin.display(description="arguments")
-    def arguments(self, row: Any) -> str:
-        """Show the arguments."""
-        return as_text(row.args)
-
-    @admin.display(description="attempts that failed")
-    def failures(self, row: Any) -> str:
-        """Show what went wrong."""
-        return as_text(row.attempts)
-
-    @admin.display(description="result")
-    def answer(self, row: Any) -> str:
-        """Show what the handler returned."""
-        return as_text(row.result)
-
-    def get_search_results(self, request: Any, queryset: Any, search_term: str) -> Any:
-        """Find a job by its id; anything else finds nothing."""
-        from uuid import UUID
-
-        if not search_term:
-            return queryset, False
-        try:
-            return queryset.filter(pk=UUID(search_term.strip())), False
-        except ValueError:
-            return queryset.none(), False
-
-    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
-        """Refuse what runs; the permission decides about the rest."""
-        runs = getattr(obj, "state", None) == LiveState.PROCESSING
-        return not runs and bool(super().has_delete_permission(request, obj))
-
-    def delete_model(self, request: Any, obj: Any) -> None:
-        """Delete one, unless it runs."""
-        self._each(request, [obj], self._delete, "deleted")
-
-    def delete_queryset(self, request: Any, queryset: QuerySet[Any]) -> None:
-        """Delete several, but those that run."""
-        self._each(request, queryset, self._delete, "deleted")
-
-    def _delete(self, job_id: str) -> object:
-        return client().sync.delete_job(job_id)
+from .models import DeadLetter, FinishedJob, Gate, Job, Queue, Schedule, Worker
 
 
 @admin.register(Job)
@@ -217,8 +74,18 @@ class FinishedJobAdmin(RecordAdmin):
 class DeadLetterAdmin(RecordAdmin):
     """Jobs that used up their attempts, or were refused."""
 
-    list_display = ("id", "task", "queue", "reason", "attempt", "died_at", "replayed_at")
+    list_display = ("id", "task", "queue", "reason", "error", "attempt", "died_at", "replayed_at")
     actions = ("replay",)
+
+    def get_queryset(self, request: Any) -> QuerySet[Any]:
+        """Read what the last attempt failed with, too."""
+        # Left: the list shows a line; the page of the letter has all of it.
+        return super().get_queryset(request).annotate(error=Left(KT("attempts__-1__error"), 120))
+
+    @admin.display(description="error")
+    def error(self, row: Any) -> str:
+        """Show what the last attempt failed with."""
+        return row.error or "-"
 
     @admin.action(description="Replay", permissions=["replay"])
     def replay(self, request: Any, queryset: QuerySet[Any]) -> None:
@@ -262,6 +129,38 @@ class QueueAdmin(ReadOnly):
     def has_pause_permission(self, request: Any) -> bool:
         """Tell who may."""
         return self.may(request, "pause")
+
+
+@admin.register(Gate)
+class GateAdmin(ReadOnly):
+    """Limits of tasks, as code declared them last."""
+
+    list_display = (
+        "task", "concurrency", "key_concurrency", "rate", "breaker", "closed_until", "declared_at",
+    )  # fmt: skip
+    search_fields = ("task",)
+    ordering = ("task",)
+
+    def get_queryset(self, request: Any) -> QuerySet[Any]:
+        """Leave out what is counted for single keys: they come and go with their jobs."""
+        return super().get_queryset(request).filter(key="")
+
+    @admin.display(description="rate")
+    def rate(self, row: Any) -> str:
+        """Show how far apart jobs start, and how many may at once after a rest."""
+        if row.rate_seconds is None:
+            return "-"
+        by_key = ", by key" if row.rate_by_key else ""
+        return f"one in {row.rate_seconds:g} s, {row.rate_burst} at once{by_key}"
+
+    @admin.display(description="circuit breaker")
+    def breaker(self, row: Any) -> str:
+        """Show what closes the gate, and for how long."""
+        if row.breaker_failures is None:
+            return "-"
+        by_key = ", by key" if row.breaker_by_key else ""
+        within = f"{row.breaker_failures} failures in {row.breaker_window:g} s"
+        return f"{within}: {row.breaker_pause:g} s of pause{by_key}"
 
 
 @admin.register(Schedule)
@@ -335,10 +234,3 @@ def _paused(name: str) -> bool:
 def _removed(name: str) -> bool:
     client().sync.scheduler.remove(name)
     return True
-
-
-def as_text(value: Any) -> str:
-    """Write JSON to be read; everything in it is escaped, nothing is run."""
-    if value is None:
-        return "-"
-    return str(format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False)))

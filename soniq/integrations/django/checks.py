@@ -72,7 +72,7 @@ def _vendor(chosen: config.Config) -> Iterator[CheckMessage]:
         vendor = connections[chosen.alias].vendor
         yield Error(
             f"DATABASES[{chosen.alias!r}] is {vendor}, and Soniq needs PostgreSQL.",
-            hint="Name an entry that is PostgreSQL in SONIQ['DATABASE'].",
+            hint="Name an entry that is in SONIQ['DATABASE'], or give a SONIQ['DATABASE_URL'].",
             id="soniq.E002",
         )
 

@@ -123,6 +123,10 @@ class AsyncDjangoHost(AsyncHost):
         """Run several in one transaction."""
         return await self._there(DjangoHost.batch, step)
 
+    async def script(self, step: Script) -> None:
+        """Run a text of several statements, as migrations are."""
+        await self._there(DjangoHost.script, step)
+
     async def whole(self, step: Atomic[R], drive: object) -> R:
         """Do all of it in one call, so that nobody else's runs within our transaction."""
         return await self._there(lambda host, step: host.whole(step, sync_drive), step)

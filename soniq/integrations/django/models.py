@@ -30,6 +30,14 @@ class Ids(models.Field):
         return "uuid[]"
 
 
+class Moments(models.Field):
+    """A column of moments."""
+
+    def db_type(self, connection: Any) -> str:
+        """Name the type."""
+        return "timestamptz[]"
+
+
 class Record(models.Model):
     """What every table of jobs has."""
 
@@ -150,6 +158,39 @@ class Queue(models.Model):
 
     def __str__(self) -> str:
         return str(self.name)
+
+
+class Gate(models.Model):
+    """What limits a task; its rows for single keys, which are not for people, have one each."""
+
+    task = models.TextField(primary_key=True)
+    key = models.TextField()
+    concurrency = models.IntegerField(null=True)
+    key_concurrency = models.IntegerField(null=True)
+    rate_seconds = models.FloatField(null=True)
+    rate_burst = models.IntegerField(null=True)
+    rate_by_key = models.BooleanField()
+    breaker_failures = models.IntegerField(null=True)
+    breaker_window = models.FloatField(null=True)
+    breaker_pause = models.FloatField(null=True)
+    breaker_by_key = models.BooleanField()
+    declared_at = models.DateTimeField(null=True)
+    spent_until = models.DateTimeField(null=True)
+    failed_at = Moments(null=True)
+    closed_until = models.DateTimeField(null=True)
+    probe = models.UUIDField(null=True)
+
+    class Meta:
+        """Its table, whose key is of two columns; the admin does not take such a one."""
+
+        managed = False
+        db_table = table("gates")
+        default_permissions = ("view",)
+        verbose_name = "limit of a task"
+        verbose_name_plural = "limits of tasks"
+
+    def __str__(self) -> str:
+        return str(self.task)
 
 
 class Schedule(models.Model):

@@ -14,8 +14,18 @@ from django.db import Error, connections, transaction
 
 from ...errors import UsageError
 from ...job.record import Job
+from ...steps import Query, Steps
 from ...worker.inline import Inline
 from .clients import client
+
+_FORGET = (
+    "DELETE FROM {soniq}.jobs",
+    "DELETE FROM {soniq}.history",
+    "DELETE FROM {soniq}.dead_letters",
+    "DELETE FROM {soniq}.keys",
+    """UPDATE {soniq}.gates
+    SET spent_until = NULL, failed_at = NULL, closed_until = NULL, probe = NULL""",
+)
 
 
 def drain(queues: Sequence[str] = (), *, raise_errors: bool = True, most: int = 1000) -> list[Job]:
@@ -56,13 +66,16 @@ def drain(queues: Sequence[str] = (), *, raise_errors: bool = True, most: int = 
 def forget_jobs() -> None:
     """Delete every job, finished or not; between tests that commit, as `TransactionTestCase` does.
 
-    Django empties the tables of models that it manages, and these are not.
+    Django empties the tables of models that it manages, and these are not. Forgotten too is what
+    earlier jobs would do to later ones: keys that are still held, what was spent of a rate, open
+    circuit breakers. Schedules, and what was said about queues, stay.
     """
-    from .models import DeadLetter, FinishedJob, Job
+    client().sync._run(_forget)
 
-    alias = getattr(client()._app.home, "alias", None) or "default"
-    for model in (Job, FinishedJob, DeadLetter):
-        model._default_manager.using(alias).all().delete()
+
+def _forget() -> Steps[None]:
+    for statement in _FORGET:
+        yield from Query(statement)
 
 
 def _guarded(call: Callable[[], Any], alias: str | None) -> Any:

@@ -50,7 +50,7 @@ def project(project_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with psycopg.connect(project_url, autocommit=True) as connection:
         connection.execute(
             "TRUNCATE soniq.jobs, soniq.history, soniq.dead_letters, soniq.queues, soniq.workers,"
-            " soniq.schedules, shop_order"
+            " soniq.schedules, soniq.keys, soniq.gates, shop_order"
         )
     yield project_url
     soniq_sync.close()

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from soniq.integrations.django import soniq_sync
+from soniq.integrations.django import clients, soniq_sync
 
 from .shop import jobs
 
-MODELS = ("job", "finishedjob", "deadletter", "queue", "schedule", "worker")
+MODELS = ("job", "finishedjob", "deadletter", "queue", "gate", "schedule", "worker")
 WORKER = "00000000-0000-7000-8000-000000000001"
 
 
@@ -81,6 +83,11 @@ def test_every_list_can_be_looked_at(
         "INSERT INTO soniq.workers (id, name, concurrency, version) VALUES (%s, 'w1', 4, '0')",
         WORKER,
     )
+    witness(
+        "INSERT INTO soniq.gates (task, key, concurrency, rate_seconds, rate_burst,"
+        " breaker_failures, breaker_window, breaker_pause) VALUES"
+        " ('shop.calls', '', 3, 0.5, 2, 5, 60, 30), ('shop.calls', 'acme', 1, 9, 9, 9, 9, 9)"
+    )
     soniq_sync.scheduler.add(jobs.invoice, every=60, args={"order_id": 1})
     dead()
     done = soniq_sync.enqueue(jobs.invoice, order_id=1)
@@ -90,7 +97,8 @@ def test_every_list_can_be_looked_at(
     expected = {
         "job": waiting,
         "finishedjob": done,
-        "deadletter": "all attempts used",
+        "deadletter": "ValueError: attempt 1",
+        "gate": "5 failures in 60 s: 30 s of pause",
         "queue": "mail",
         "schedule": "every 60 s",
         "worker": "w1",
@@ -123,7 +131,47 @@ def test_a_payload_is_text_and_nothing_else(login: Callable[..., Client]) -> Non
     page = login("view_job").get(shown("job", job_id)).content.decode()
     assert evil not in page
     assert "&lt;script&gt;alert(" in page
-    assert "<pre>{\n  &quot;item&quot;" in page
+    assert ">{\n  &quot;item&quot;" in page
+
+
+def test_an_error_is_told_as_python_writes_it(login: Callable[..., Client]) -> None:
+    page = login("view_deadletter").get(shown("deadletter", dead())).content.decode()
+    assert "\nTraceback (most recent call last):\n  File &quot;" in page
+    assert "\nValueError: attempt 1" in page
+
+
+def test_a_list_reads_nothing_that_may_be_large(login: Callable[..., Client]) -> None:
+    jobs.invoice.enqueue(1)
+    dead()
+    client = login("view_job", "view_finishedjob", "view_deadletter")
+    for name in ("job", "finishedjob", "deadletter"):
+        with CaptureQueriesContext(connection) as seen:
+            assert client.get(listed(name)).status_code == 200
+        assert not [each for each in seen.captured_queries if '."args"' in each["sql"]]
+
+
+def test_what_nobody_can_be_allowed_to_delete_no_superuser_deletes(
+    login: Callable[..., Client], witness: Callable[..., Any]
+) -> None:
+    witness("INSERT INTO soniq.queues (name) VALUES ('mail')")
+    witness("INSERT INTO soniq.gates (task) VALUES ('shop.calls')")
+    client = login(everything=True)
+    for name, key in (("queue", "mail"), ("gate", "shop.calls")):
+        assert 'value="delete_selected"' not in client.get(listed(name)).content.decode()
+        act(client, name, "delete_selected", key, post="yes")
+    assert witness("SELECT q.name, g.task FROM soniq.queues q, soniq.gates g") == [
+        ("mail", "shop.calls")
+    ]
+
+
+def test_jobs_that_are_in_no_database_of_djangos_are_not_offered(
+    login: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = login(everything=True)
+    assert listed("job") in client.get(reverse("admin:index")).content.decode()
+    monkeypatch.setattr(clients.client()._app.home, "_alias", None)  # as SONIQ["DATABASE_URL"] does
+    assert listed("job") not in client.get(reverse("admin:index")).content.decode()
+    assert client.get(listed("job")).status_code == 403
 
 
 def test_nobody_adds_or_edits_rows(login: Callable[..., Client]) -> None:
@@ -238,9 +286,9 @@ def test_queues_are_paused_and_resumed_by_whoever_may(
 def test_a_long_list_is_counted_only_so_far(
     login: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from soniq.integrations.django import admin
+    from soniq.integrations.django import admin_base
 
-    monkeypatch.setattr(admin, "COUNTED", 100)
+    monkeypatch.setattr(admin_base, "COUNTED", 100)
     soniq_sync.enqueue_many(jobs.invoice, [(n,) for n in range(250)])
     page = login("view_job").get(listed("job")).content.decode()
     assert "100 jobs" in page

@@ -15,8 +15,9 @@ from django.db import connections
 from django.db.migrations.exceptions import IrreversibleError
 from django.db.migrations.loader import MigrationLoader
 
-from soniq import SoniqSync
+from soniq import SettingsError, SoniqSync
 from soniq.integrations.django import checks, clients, soniq_sync
+from soniq.integrations.django.address import DjangoHome
 from soniq.integrations.django.schema import ApplySoniq
 from soniq.schema.migrate import migrations
 
@@ -149,6 +150,8 @@ def test_the_check_wants_postgresql(chosen_app: Callable[[str], None]) -> None:
     chosen_app("sqlite")
     (error,) = checks.check_project()
     assert error.id == "soniq.E002"
+    with pytest.raises(SettingsError, match="is sqlite, and Soniq needs PostgreSQL"):
+        DjangoHome(soniq_sync.settings, "default").url()
 
 
 def test_the_check_looks_for_modules(settings_with: Callable[..., Any]) -> None:

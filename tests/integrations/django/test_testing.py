@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 import django
+import psycopg
 import pytest
-from django.db import IntegrityError, connection, transaction
+from asgiref.sync import sync_to_async
+from django.core import mail
+from django.db import IntegrityError, connection, connections, transaction
 from django.test import TestCase, TransactionTestCase
 
-from soniq import JobContext, JobStatus, UsageError
-from soniq.integrations.django import soniq_sync
+from soniq import DatabaseMissing, JobContext, JobStatus, UsageError
+from soniq.integrations.django import soniq, soniq_sync
+from soniq.integrations.django.address import conninfo
 from soniq.integrations.django.testing import drain, forget_jobs
 
 from .shop import jobs
@@ -122,6 +130,20 @@ class InATransaction(TestCase):
             assert [result.return_value for result in results] == [2, 3, 0]
 
 
+class InAnAsyncTest(TestCase):
+    """The async client's jobs were once committed, and met by the tests that came after."""
+
+    async def test_the_async_client_is_in_the_transaction_too(self) -> None:
+        order = await Order.objects.acreate(item="lamp")
+        await soniq.enqueue(jobs.invoice, order_id=order.pk)
+        await soniq.enqueue_many(jobs.ainvoice, [(order.pk,)])
+        await soniq.enqueue_stream(chain, ((0,) for _ in range(2)))
+        assert len(await soniq.list_jobs()) == 4
+        with psycopg.connect(conninfo(connection.settings_dict)) as outside:
+            assert outside.execute("SELECT count(*) FROM soniq.jobs").fetchone() == (0,)
+        assert [job.status for job in await sync_to_async(drain)()] == [JobStatus.DONE] * 4
+
+
 class WithCommits(TransactionTestCase):
     def test_a_worker_runs_what_is_committed(self) -> None:
         order = Order.objects.create(item="lamp")
@@ -138,3 +160,35 @@ class WithCommits(TransactionTestCase):
         forget_jobs()
         assert soniq_sync.list_jobs() == []
         assert not connection.in_atomic_block
+
+    def test_a_key_is_forgotten_with_its_job(self) -> None:
+        first = soniq_sync.enqueue(chain, dedup_key="once", unique_for=600, n=0)
+        forget_jobs()
+        again = soniq_sync.enqueue(chain, dedup_key="once", unique_for=600, n=0)
+        assert again != first
+        assert [job.id for job in soniq_sync.list_jobs()] == [again]
+        forget_jobs()
+
+
+def test_no_pool_of_ours_is_in_the_way_when_django_drops_its_database(
+    witness: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`manage.py test` once ended with "database is being accessed by other users"."""
+    # What tells that tests run; TestCase leaves it behind.
+    monkeypatch.delattr(mail, "outbox", raising=False)
+    soniq_sync.enqueue(chain, n=0)
+    asyncio.run(soniq.enqueue(chain, n=0))
+    ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'soniq' AND datname = %s"
+    database = connections["default"].settings_dict["NAME"]
+    assert len(witness(ours, database)) == 2
+    with connections["default"]._nodb_cursor():  # as before CREATE and DROP DATABASE
+        pass
+    for _ in range(1000):
+        if not witness(ours, database):
+            break
+        witness("SELECT pg_sleep(0.01)")
+    assert witness(ours, database) == []
+    monkeypatch.setitem(connections["default"].settings_dict, "NAME", "made_by_nobody")
+    with pytest.raises(DatabaseMissing):  # it looked where its database is now
+        soniq_sync.enqueue(chain, n=0)
+    soniq_sync.__dict__.pop("_opened")
