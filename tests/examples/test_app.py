@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import HeldMails, ask, connected
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 def test_every_way_to_enqueue_sends_its_mail(stage: Callable[..., Any]) -> None:

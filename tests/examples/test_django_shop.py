@@ -28,6 +28,8 @@ if find_spec("django") is None or find_spec("gunicorn") is None:
 
 import django
 
+pytestmark = pytest.mark.timeout(180)
+
 TASKS = django.VERSION >= (6, 0)
 
 README = (ROOT / "examples" / "django_shop" / "README.md").read_text()

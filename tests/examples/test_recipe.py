@@ -18,7 +18,7 @@ from soniq.db.embedded import EmbeddedServer
 
 from .conftest import EXAMPLE, ROOT, ask, connected, run, until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 README = (ROOT / "README.md").read_text()
 RUN_HERE, ANYWHERE = r"^<!-- runs: no, [^\n]* by tests/examples -->\n", "^"
