@@ -106,8 +106,10 @@ def resume(state: State, /, *, names: tuple[str, ...]) -> None:
 @queues.command()
 @click.argument("name")
 @click.option("--concurrency", type=OrNone(click.INT), help="Jobs at once, over all workers.")
-@click.option("--rate", "rate_limit", type=OrNone(), help="Starts in a time: 100/minute.")
-@click.option("--burst", "rate_burst", type=OrNone(click.INT), help="Starts at once after a rest.")
+@click.option("--rate-limit", "rate_limit", type=OrNone(), help="Starts in a time: 100/minute.")
+@click.option(
+    "--rate-burst", "rate_burst", type=OrNone(click.INT), help="Starts at once after a rest."
+)
 @click.option("--max-depth", type=OrNone(click.INT), help="Jobs that may wait.")
 @click.option("--on-full", type=click.Choice(ON_FULL), help="What becomes of one too many.")
 @click.option("--aging", type=OrNone(DURATION), help="Waiting time for a step of priority.")

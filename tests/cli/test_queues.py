@@ -17,7 +17,7 @@ def document(shell: Shell, *args: str) -> Any:
 
 def test_queues_are_listed_and_shown(shell: Shell) -> None:
     enqueued(shell, "app.welcome", "user_id=1")
-    shell("queues", "limit", "emails", "--concurrency", "5", "--rate", "100/minute")
+    shell("queues", "limit", "emails", "--concurrency", "5", "--rate-limit", "100/minute")
     (row,) = rows(shell("queues", "list").stdout)
     assert (row["QUEUE"], row["QUEUED"], row["WORKERS"]) == ("emails", "1", "0")
     assert (row["PAUSED"], row["LIMITS"]) == ("no", "5 at once, 100/minute")
@@ -49,15 +49,15 @@ def test_queues_are_paused_and_resumed(shell: Shell) -> None:
 def test_limits_are_set_and_taken_away(shell: Shell) -> None:
     said = shell(
         "queues", "limit", "a", "--max-depth", "10", "--on-full", "wait", "--aging", "5m",
-        "--rate", "5/second", "--burst", "9",
+        "--rate-limit", "5/second", "--rate-burst", "9",
     ).stdout  # fmt: skip
     assert said == "a: 5/second, burst 9, depth 10 (wait), aging 300 s\n"
-    said = shell("queues", "limit", "a", "--rate", "none", "--aging", "none").stdout
+    said = shell("queues", "limit", "a", "--rate-limit", "none", "--aging", "none").stdout
     assert said == "a: depth 10 (wait)\n"
     assert shell("queues", "limit", "a", "--max-depth", "none").stdout == "a: no limits\n"
     assert "something to change" in shell("queues", "limit", "a", code=2).stderr
     assert "at least 1" in shell("queues", "limit", "a", "--concurrency", "0", code=2).stderr
-    assert "'100/minute'" in shell("queues", "limit", "a", "--rate", "x", code=2).stderr
+    assert "'100/minute'" in shell("queues", "limit", "a", "--rate-limit", "x", code=2).stderr
 
 
 def test_purge_and_move_count_ask_and_act(shell: Shell) -> None:
