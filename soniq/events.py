@@ -154,6 +154,27 @@ class SchedulesDeclared(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerOpened(Event):
+    """Failures stopped a task, or one `key` of it, for `seconds`; told by the worker that noticed.
+
+    `again` is that it was stopped before, and that the job which tried it failed, too.
+    """
+
+    task: str
+    key: str | None
+    seconds: float
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerClosed(Event):
+    """A job went well of a task, or of a `key` of it, that failures had stopped; all run again."""
+
+    task: str
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Listening(Event):
     """Notifications arrive (again), or do not and the worker polls."""
 

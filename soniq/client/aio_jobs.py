@@ -137,7 +137,7 @@ class AsyncJobs(AsyncEnqueue):
 
     async def delete_job(self, job_id: str) -> bool:
         """Forget a job that is not running; answer whether there was one."""
-        return await self._run(jobs.delete, checked_id(job_id))
+        return await self._run(jobs.delete, checked_id(job_id), self._app.settings.notify)
 
     async def reschedule_job(
         self,

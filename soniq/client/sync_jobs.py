@@ -136,7 +136,7 @@ class SyncJobs(SyncEnqueue):
 
     def delete_job(self, job_id: str) -> bool:
         """Forget a job that is not running; answer whether there was one."""
-        return self._run(jobs.delete, checked_id(job_id))
+        return self._run(jobs.delete, checked_id(job_id), self._app.settings.notify)
 
     def reschedule_job(
         self,

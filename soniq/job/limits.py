@@ -92,12 +92,31 @@ class Limits:
         return ("o" if self.ordered else "k") + key_of(self.key, arguments)
 
     def weight(self, gate: str) -> float:
-        """Say how many turns a gate gets where others get one."""
+        """Say how many turns a gate gets where others get one.
+
+        Raises:
+            InvalidOption: A function's answer is no weight.
+        """
         if self.weights is None:
             return 1.0
         if isinstance(self.weights, Mapping):
             return self.weights.get(gate[1:], 1.0)
-        return float(self.weights(gate[1:]))
+        return checked_weight(self.weights(gate[1:]), gate[1:])
+
+
+def checked_weight(weight: object, key: object) -> float:
+    """A number above 0, at most 1000.
+
+    Raises:
+        InvalidOption: It is none.
+    """
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not number or not 0 < weight <= 1000:  # type: ignore[operator]
+        raise InvalidOption(
+            f"A weight is a number above 0, at most 1000, not {shown(weight)} "
+            f"as that of {shown(key)}."
+        )
+    return float(weight)  # type: ignore[arg-type]
 
 
 def key_of(key: Key, arguments: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from ..errors import InvalidOption, shown
 from .options import Seconds
 from .outcome import seconds_of
-from .rate import Rate, checked_rate
+from .rate import Rate, checked_burst, checked_rate
 from .record import Record, moment
 
 OnFull: TypeAlias = Literal["raise", "drop_oldest", "wait"]
@@ -130,6 +130,8 @@ class Limits:
         if after["rate"] is None:
             _refuse(changes, "rate_burst", "rate_limit")
             after["rate_burst"] = None
+        elif after["rate_burst"] is not None:
+            checked_burst(after["rate_burst"], after["rate"])
         if after["max_depth"] is None:
             _refuse(changes, "on_full", "max_depth")
             after["on_full"] = None

@@ -9,6 +9,8 @@ from ..errors import InvalidOption, shown
 
 _TEXT = re.compile(r"([1-9]\d{0,8})\s*(?:/|per)\s*([1-9]\d{0,8})?\s*([a-z]+)")
 _UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+# What the clock of the database can add up.
+_MOST_YEARS, _YEAR = 10, 366 * 86_400.0
 _NAMES = {**_UNITS, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -47,4 +49,23 @@ def checked_rate(value: object) -> Rate:
             f"rate_limit must be a number of starts and a time, such as '100/minute', '5/second' "
             f"or '10/30 seconds', not {shown(value)}."
         )
-    return Rate(int(match[1]), int(match[2] or 1) * unit)
+    rate = Rate(int(match[1]), int(match[2] or 1) * unit)
+    if rate.seconds > _MOST_YEARS * _YEAR:
+        raise InvalidOption(
+            f"The time of rate_limit is at most {_MOST_YEARS} years, not {shown(value)}."
+        )
+    return rate
+
+
+def checked_burst(burst: int, rate: Rate) -> int:
+    """Refuse what takes longer to fill than the clock of the database can add up.
+
+    Raises:
+        InvalidOption: It does.
+    """
+    if burst * rate.seconds / rate.count > 10 * _MOST_YEARS * _YEAR:
+        raise InvalidOption(
+            f"rate_burst is at most what comes in {10 * _MOST_YEARS} years; at {rate}, {burst} "
+            "do not."
+        )
+    return burst

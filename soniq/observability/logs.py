@@ -108,6 +108,7 @@ def subscribe(bus: Bus) -> None:
     bus.subscribe(events.WorkerStopped, _stopped)
     bus.subscribe(events.Listening, _OnChange())
     bus.subscribe(events.SchedulesDeclared, _declared)
+    bus.subscribe(events.BreakerOpened, _breaker_opened)
     # Happens thousands of times a second, and costs nothing while nobody subscribes.
     if log.isEnabledFor(logging.DEBUG):
         bus.subscribe(events.JobFinished, _teller(logging.DEBUG, _finished))
@@ -179,6 +180,21 @@ def _overran(event: events.JobOverran) -> str:
     )
 
 
+def _breaker_opened(event: events.BreakerOpened) -> None:
+    how = "is stopped again: the job that tried it failed" if event.again else "is stopped"
+    said = f"{_broken(event)} {how}; the next is tried in {event.seconds:g} s"
+    _log(logging.INFO if event.again else logging.WARNING, said, event)
+
+
+def _breaker_closed(event: events.BreakerClosed) -> str:
+    return f"{_broken(event)} runs again: a job of it went well"
+
+
+def _broken(event: events.BreakerOpened | events.BreakerClosed) -> str:
+    key = "" if event.key is None else f" key {event.key!r} of"
+    return f"circuit breaker:{key} task {event.task}"
+
+
 def _started(event: events.WorkerStarted) -> str:
     return f"worker {event.worker_id} is ready"
 
@@ -222,5 +238,6 @@ _SAID: dict[type[Event], tuple[int, Callable[..., str]]] = {
     events.JobDied: (logging.ERROR, _died),
     events.WorkerStarted: (logging.INFO, _started),
     events.ScheduleFired: (logging.INFO, _fired),
+    events.BreakerClosed: (logging.WARNING, _breaker_closed),
     events.WorkerFenced: (logging.ERROR, _fenced),
 }

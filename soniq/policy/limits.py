@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidOption, shown
-from ..job.limits import CircuitBreaker, Key, Limits, Pace
-from ..job.rate import checked_rate
+from ..job.limits import CircuitBreaker, Key, Limits, Pace, checked_weight
+from ..job.rate import checked_burst, checked_rate
 
 # Without a burst that is said: what comes in this time. A worker looks every few milliseconds, and
 # could not keep to a thousand a second if it found one each time.
@@ -52,7 +52,7 @@ def pace_of(text: object, burst: object = None) -> Pace | None:
     seconds = rate.seconds / rate.count
     if burst is None:
         return Pace(seconds, burst_of(seconds))
-    return Pace(seconds, checked_number(burst, "rate_burst"))
+    return Pace(seconds, checked_burst(checked_number(burst, "rate_burst"), rate))
 
 
 def burst_of(pace_seconds: float) -> int:
@@ -138,11 +138,4 @@ def _weights(given: Any, fair_by: object) -> Any:
         raise InvalidOption(
             f"fair_weights is a dict by key, or a function of it, not {shown(given)}."
         )
-    for key, weight in given.items():
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not 0 < weight <= 1000:
-            raise InvalidOption(
-                f"A weight is a number above 0, at most 1000, not {shown(weight)} "
-                f"as that of {shown(key)}."
-            )
-    return {str(key): float(weight) for key, weight in given.items()}
+    return {str(key): checked_weight(weight, key) for key, weight in given.items()}

@@ -120,7 +120,9 @@ class AsyncQueues:
             InvalidOption: A value cannot be.
         """
         asked = _asked(name, state, task, preview=preview)
-        return await self._run(queues.count if preview else queues.purge, **asked)
+        if preview:
+            return await self._run(queues.count, **asked)
+        return await self._run(queues.purge, notify=self._notify, **asked)
 
     async def move(
         self,
@@ -249,7 +251,9 @@ class Queues:
             InvalidOption: A value cannot be.
         """
         asked = _asked(name, state, task, preview=preview)
-        return self._run(queues.count if preview else queues.purge, **asked)
+        if preview:
+            return self._run(queues.count, **asked)
+        return self._run(queues.purge, notify=self._notify, **asked)
 
     def move(
         self,

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 from ..job.record import Claimed
 from ..steps import Query
-from .gates import IN_ORDER
+from .gates import HELD
 
 # A skip scan: one index probe for each queue that has work, however deep the queues are.
 LANES = """
@@ -151,8 +151,7 @@ STAGE = f"""
         FOR UPDATE SKIP LOCKED),
     moved AS (
         UPDATE {{soniq}}.jobs j SET state = 'queued',
-            scheduled_at = CASE WHEN j.attempt + j.snoozes > 0 AND {IN_ORDER}
-                                THEN j.created_at ELSE j.scheduled_at END
+            scheduled_at = CASE WHEN {HELD} THEN j.created_at ELSE j.scheduled_at END
         WHERE j.id = ANY (ARRAY (SELECT id FROM due)) RETURNING j.queue),
     summed AS (
         SELECT count(*) AS moved, count(DISTINCT queue) AS queues, min(queue) AS queue FROM moved)

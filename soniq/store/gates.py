@@ -16,6 +16,8 @@ from ..steps import Batch, Query, Steps
 
 # The gates of keys whose jobs run in order; a retry goes before what was enqueued after it.
 IN_ORDER: LiteralString = "j.gate >= 'o' AND j.gate < 'p'"
+# Those that hold the others while they wait for another try; NULL is no gate.
+HELD: LiteralString = f"j.attempt + j.snoozes > 0 AND {IN_ORDER}"
 
 _DECLARED: LiteralString = """
     concurrency, key_concurrency, rate_seconds, rate_burst, rate_by_key, breaker_failures,
@@ -35,6 +37,11 @@ DECLARE = f"""
         = (excluded.declared_at, excluded.{", excluded.".join(_DECLARED.replace(",", "").split())})
     WHERE (g.{", g.".join(_DECLARED.replace(",", "").split())})
         IS DISTINCT FROM (excluded.{", excluded.".join(_DECLARED.replace(",", "").split())})"""
+
+# In one order, before anything is written: releases that start at once may declare other things.
+LOCK = """
+    SELECT FROM {soniq}.gates
+    WHERE key = '' AND task = ANY (CAST(%(tasks)s AS text[])) ORDER BY task FOR NO KEY UPDATE"""
 
 # A task whose code says nothing of limits any more has none.
 FORGET = """
@@ -60,8 +67,8 @@ WAITING = """
         CAST(%(queues)s AS text[]), CAST(%(tasks)s AS text[]), '') AS l"""
 
 FAILED = """
-    SELECT CAST({soniq}.note_failures(
-        CAST(%(worker)s AS uuid), CAST(%(ids)s AS uuid[])) AS text)"""
+    SELECT f.task, f.key, f.seconds, f.again
+    FROM {soniq}.note_failures(CAST(%(worker)s AS uuid), CAST(%(ids)s AS uuid[])) AS f"""
 
 # Fenced as the endings are; the place in the queue stays.
 PUT_BEHIND = """
@@ -83,13 +90,26 @@ STOPPED = """
         'until', g.closed_until,
         'seconds', greatest(0, extract(epoch FROM g.closed_until - statement_timestamp())),
         'tried_with', g.probe) AS text)
-    FROM {soniq}.gates g WHERE g.closed_until IS NOT NULL ORDER BY g.task, g.key"""
+    FROM {soniq}.gates g
+    JOIN {soniq}.gates d ON d.task = g.task AND d.key = ''
+    WHERE g.closed_until IS NOT NULL AND d.breaker_failures IS NOT NULL
+      AND (g.key <> '') = d.breaker_by_key
+    ORDER BY g.task, g.key"""
 
-# Rows of keys and queues of which nothing is remembered that would still count.
+# Rows of keys and queues of which nothing is remembered that would still count, or of what failed
+# and nobody has asked for since, for a day.
+# The last row, without a task, tells that something is stopped, or was a moment ago.
+SETTLE = """
+    SELECT s.task, s.key FROM {soniq}.settle_gates() AS s
+    UNION ALL
+    SELECT NULL, NULL
+    WHERE EXISTS (SELECT FROM {soniq}.gates g WHERE g.closed_until IS NOT NULL)"""
+
 PRUNE = """
     DELETE FROM {soniq}.gates g USING (
         SELECT p.task, p.key FROM {soniq}.gates p
-        WHERE p.key <> '' AND p.closed_until IS NULL
+        WHERE p.key <> ''
+          AND coalesce(p.closed_until < statement_timestamp() - interval '1 day', true)
           AND coalesce(p.spent_until < statement_timestamp() - interval '1 minute', true)
           AND coalesce(
               p.failed_at[cardinality(p.failed_at)] < statement_timestamp() - interval '1 day',
@@ -100,6 +120,36 @@ PRUNE = """
     RETURNING g.key"""
 
 WAKE = "SELECT CAST({soniq}.wake('*', CAST(%(notify)s AS text)) AS text)"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What failures have stopped: its circuit breaker is open.
+
+    Attributes:
+        task: Which.
+        gate: That of a key; None is the whole task.
+        seconds: For how long, until it is tried.
+        again: Whether it was stopped before: the job that tried it failed.
+    """
+
+    task: str
+    gate: str | None
+    seconds: float
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What failures had stopped, and where a job went well now.
+
+    Attributes:
+        task: Which.
+        gate: That of a key; None is the whole task.
+    """
+
+    task: str
+    gate: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +166,7 @@ class Looked:
 
     Attributes:
         lane: The queue and the task.
-        mark: Where to go on among its keys.
+        mark: Where to go on among its keys; the next claim is told it as it is.
         wait_seconds: When to come again; 0 is at once, None when something happens.
     """
 
@@ -129,7 +179,10 @@ def declare(limits: Mapping[str, Limits | None]) -> Steps[None]:
     """Keep what tasks declare now."""
     limited = [_row(task, said) for task, said in sorted(limits.items()) if said is not None]
     free = sorted(task for task, said in limits.items() if said is None)
-    steps: list[Query[None]] = [Query(FORGET, {"tasks": free})]
+    steps: list[Query[None]] = [
+        Query(LOCK, {"tasks": sorted(limits)}, lambda row: None),
+        Query(FORGET, {"tasks": free}),
+    ]
     if limited:
         steps.append(Query(DECLARE, {"limits": json.dumps(limited)}))
     yield from Batch(steps)
@@ -146,7 +199,7 @@ def claim(
     turn: str = "",
     marks: Mapping[str, str] | None = None,
     weights: Mapping[str, Mapping[str, float]] | None = None,
-) -> Query[Taken | Looked]:
+) -> Query[Taken | Looked | Mended]:
     """Take up to so many jobs that wait behind gates.
 
     Args:
@@ -154,7 +207,8 @@ def claim(
         queues: Those it serves; all if empty.
         tasks: The names of the tasks it has.
         number: How many.
-        slots: Of more jobs than these, only as many as their arguments stay within `most_bytes`.
+        slots: Of more jobs than these, only as many as their arguments stay within `most_bytes`,
+            and none of what has a rate.
         most_bytes: The bytes of all arguments together.
         turn: The lane that had the last turn.
         marks: By lane, where to go on among its keys.
@@ -171,7 +225,7 @@ def claim(
         "marks": json.dumps(marks or {}),
         "weights": json.dumps(weights or {}),
     }
-    return Query(CLAIM, params, _taken_or_looked, binary=True)
+    return Query(CLAIM, params, _found, binary=True)
 
 
 def waiting(queues: Sequence[str], tasks: Sequence[str]) -> Query[tuple[str, str | None]]:
@@ -179,9 +233,13 @@ def waiting(queues: Sequence[str], tasks: Sequence[str]) -> Query[tuple[str, str
     return Query(WAITING, {"queues": list(queues), "tasks": list(tasks)}, lambda r: (r[0], r[1]))
 
 
-def failed(worker_id: str, ids: Sequence[str]) -> Query[str]:
-    """Note that attempts of jobs failed; before their endings are written, which may be a claim."""
-    return Query(FAILED, {"worker": worker_id, "ids": list(ids)}, lambda row: "")
+def failed(worker_id: str, ids: Sequence[str]) -> Query[Opened]:
+    """Note that attempts of jobs failed, before their endings are written; answers what that stops.
+
+    In one transaction with the endings: it locks the rows of their tasks.
+    """
+    params = {"worker": worker_id, "ids": list(ids)}
+    return Query(FAILED, params, lambda row: Opened(row[0], row[1] or None, row[2], row[3]))
 
 
 def put_behind(worker_id: str, jobs: Iterable[tuple[Claimed, str]]) -> Query[str]:
@@ -197,6 +255,11 @@ def stopped() -> Query[dict[str, Any]]:
     return Query(STOPPED, {}, lambda row: dict(json.loads(row[0])))
 
 
+def settle() -> Query[Mended | None]:
+    """Tell what failures had stopped and runs again; None, at the end, is that more is stopped."""
+    return Query(SETTLE, {}, lambda row: None if row[0] is None else Mended(row[0], row[1] or None))
+
+
 def prune() -> Query[str]:
     """Forget up to a thousand keys of limits that nothing is to be remembered of; answers them."""
     return Query(PRUNE, {}, lambda row: str(row[0]))
@@ -207,10 +270,12 @@ def wake(notify: str) -> Query[str]:
     return Query(WAKE, {"notify": notify}, lambda row: "")
 
 
-def _taken_or_looked(row: Sequence[Any]) -> Taken | Looked:
-    if row[0] is None:
-        return Looked(f"{row[2]} {row[1] or ''}", row[16], row[17])
-    return Taken(Claimed._make(row[:15]), row[15])
+def _found(row: Sequence[Any]) -> Taken | Looked | Mended:
+    if row[0] is not None:
+        return Taken(Claimed._make(row[:15]), row[15])
+    if row[15] is not None:
+        return Mended(row[1], row[15] or None)
+    return Looked(f"{row[2]} {row[1] or ''}", row[16], row[17])
 
 
 def _row(task: str, limits: Limits) -> dict[str, object]:

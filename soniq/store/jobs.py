@@ -14,7 +14,7 @@ from ..policy.waking import Waking
 from ..steps import Query, Steps, Where
 from . import keys, rows
 from .endings import KEPT
-from .gates import IN_ORDER
+from .gates import HELD
 
 # A job is queued or scheduled by the server's clock at the statement, not at the transaction's
 # start: a delay in a long transaction would else be over before its COMMIT.
@@ -101,30 +101,34 @@ CANCEL = f"""
         SELECT id, state FROM {{soniq}}.jobs WHERE id = CAST(%(id)s AS uuid) FOR UPDATE),
     gone AS (
         DELETE FROM {{soniq}}.jobs
-        WHERE id = (SELECT id FROM target WHERE state <> 'processing') RETURNING {KEPT}),
+        WHERE id = (SELECT id FROM target WHERE state <> 'processing')
+        RETURNING {KEPT}, gate, snoozes),
     kept AS (
         INSERT INTO {{soniq}}.history ({KEPT}, state, reason)
         SELECT {KEPT}, 'cancelled', 'cancelled before it ran' FROM gone),
     asked AS (
         UPDATE {{soniq}}.jobs SET cancel_requested = true
         WHERE id = (SELECT id FROM target WHERE state = 'processing') RETURNING id)
-    SELECT CAST(NULL AS text) FROM gone
+    SELECT CASE WHEN {HELD} THEN CAST({{soniq}}.wake('*', CAST(%(notify)s AS text)) AS text) END
+    FROM gone j
     UNION ALL SELECT CASE WHEN CAST(%(notify)s AS text) <> 'off'
         THEN CAST(pg_notify({{channel}}, 'c:' || id) AS text) END FROM asked"""
 
-DELETE = """
+DELETE = f"""
     WITH live AS (
-        DELETE FROM {soniq}.jobs
-        WHERE id = CAST(%(id)s AS uuid) AND state <> 'processing' RETURNING id),
-    past AS (DELETE FROM {soniq}.history WHERE id = CAST(%(id)s AS uuid) RETURNING id),
-    dead AS (DELETE FROM {soniq}.dead_letters WHERE id = CAST(%(id)s AS uuid) RETURNING id)
-    SELECT id FROM live UNION ALL SELECT id FROM past UNION ALL SELECT id FROM dead"""
+        DELETE FROM {{soniq}}.jobs
+        WHERE id = CAST(%(id)s AS uuid) AND state <> 'processing'
+        RETURNING gate, attempt, snoozes),
+    past AS (DELETE FROM {{soniq}}.history WHERE id = CAST(%(id)s AS uuid) RETURNING id),
+    dead AS (DELETE FROM {{soniq}}.dead_letters WHERE id = CAST(%(id)s AS uuid) RETURNING id)
+    SELECT CASE WHEN {HELD} THEN CAST({{soniq}}.wake('*', CAST(%(notify)s AS text)) AS text) END
+    FROM live j
+    UNION ALL SELECT NULL FROM past UNION ALL SELECT NULL FROM dead"""
 
 RUN_NOW = f"""
     WITH job AS (
         UPDATE {{soniq}}.jobs j SET state = 'queued',
-            scheduled_at = CASE WHEN j.attempt + j.snoozes > 0 AND {IN_ORDER}
-                                THEN j.created_at ELSE statement_timestamp() END
+            scheduled_at = CASE WHEN {HELD} THEN j.created_at ELSE statement_timestamp() END
         WHERE j.id = CAST(%(id)s AS uuid) AND j.state = 'scheduled' RETURNING j.id, j.queue)
     SELECT CAST(id AS text), CAST({{soniq}}.wake(queue, CAST(%(notify)s AS text)) AS text)
     FROM job"""
@@ -132,7 +136,9 @@ RUN_NOW = f"""
 RESCHEDULE = f"""
     WITH due AS (SELECT {_DUE} AS moment),
     job AS (
-        UPDATE {{soniq}}.jobs j SET scheduled_at = due.moment,
+        UPDATE {{soniq}}.jobs j SET
+            scheduled_at = CASE WHEN {HELD} AND due.moment <= statement_timestamp()
+                                THEN j.created_at ELSE due.moment END,
             state = CASE WHEN due.moment > statement_timestamp()
                          THEN 'scheduled' ELSE 'queued' END
         FROM due
@@ -245,9 +251,9 @@ def cancel(job_id: str, notify: str) -> Steps[bool]:
     return bool((yield from Query(CANCEL, {"id": job_id, "notify": notify})))
 
 
-def delete(job_id: str) -> Steps[bool]:
+def delete(job_id: str, notify: str) -> Steps[bool]:
     """Forget a job that is not running; answer whether there was one."""
-    params = {"id": job_id}
+    params = {"id": job_id, "notify": notify}
     # Twice: a job that was cancelled while the first look waited for its row is in history now,
     # where that look, older than the move, did not find it.
     return bool((yield from Query(DELETE, params)) or (yield from Query(DELETE, params)))

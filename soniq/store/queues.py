@@ -10,6 +10,7 @@ from typing import Any, LiteralString
 from ..job.queue import Limits, QueueStats
 from ..steps import Atomic, Query, Steps
 from .endings import KEPT
+from .gates import HELD
 
 PAUSED: LiteralString = """
     (q.paused AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp()))"""
@@ -139,11 +140,13 @@ _SOME: LiteralString = f"""
         SELECT id {_WAITING} LIMIT CAST(%(batch)s AS integer) FOR UPDATE SKIP LOCKED))"""
 
 PURGE = f"""
-    WITH gone AS (DELETE FROM {{soniq}}.jobs WHERE {_SOME} RETURNING {KEPT}),
+    WITH gone AS (DELETE FROM {{soniq}}.jobs WHERE {_SOME} RETURNING {KEPT}, gate, snoozes),
     kept AS (
         INSERT INTO {{soniq}}.history ({KEPT}, state, reason)
         SELECT {KEPT}, 'cancelled', 'purged from its queue' FROM gone)
-    SELECT count(*) FROM gone"""
+    SELECT count(*), (SELECT CAST({{soniq}}.wake('*', CAST(%(notify)s AS text)) AS text)
+        FROM gone j WHERE {HELD} LIMIT 1)
+    FROM gone"""
 
 MOVE = f"""
     WITH moved AS (
@@ -217,10 +220,10 @@ def count(queue: str, states: Sequence[str], task: str | None) -> Steps[int]:
     return number
 
 
-def purge(queue: str, states: Sequence[str], task: str | None) -> Steps[int]:
+def purge(queue: str, states: Sequence[str], task: str | None, notify: str) -> Steps[int]:
     """Cancel what waits in a queue, some at a time; answer how many."""
-    params = yield from _asked(queue, states, task)
-    return (yield from _in_batches(PURGE, params))
+    asked = yield from _asked(queue, states, task)
+    return (yield from _in_batches(PURGE, {**asked, "notify": notify}))
 
 
 def move(

@@ -11,7 +11,9 @@ from uuid import uuid4
 
 import anyio
 
+from ..errors import InvalidArguments
 from ..events import Bus
+from ..job.codec import decode
 from ..job.hooks import Hooks
 from ..job.outcome import CancelAsked, Ending, Interrupted
 from ..job.record import Claimed
@@ -203,6 +205,20 @@ class Bench:
                 attempt.stop(Why.CANCEL)
         for job in self.remove(lambda job: job.id == job_id):
             self.end(job, None, CancelAsked())
+
+    def close_gate(self, task: str, gate: str | None) -> None:
+        """Hand back what was claimed ahead of a task, or of a key, that failures have stopped."""
+        if task in self.gated:
+            for job in self.remove(
+                lambda job: job.task == task and gate in {None, self._gate(job)}
+            ):
+                self.end(job, None, Interrupted())
+
+    def _gate(self, job: Claimed) -> str | None:
+        try:
+            return self.registry.get(job.task).gate(decode(job.args))
+        except InvalidArguments:
+            return "k"
 
     def stop_running(self, why: Why) -> None:
         """Tell every running attempt to stop."""

@@ -6,6 +6,8 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -29,7 +31,10 @@ from ..policy import lifecycle
 from ..policy.lifecycle import Again, Bury, Drop, Finish, Later, Nothing, Release, Verdict
 from ..steps import Batch, Query, Steps
 from ..store import endings, gates
+from ..store.channel import notify
 from ..store.endings import Told
+from ..store.gates import Opened
+from . import breaker
 from .attempt import Attempt
 from .bench import Bench
 
@@ -106,7 +111,7 @@ class Completer:
         delay = 0.05
         while True:
             try:
-                written = await self._session.run(_all_of, self._queries(judged), self._relaxed)
+                told = await self._session.run(_all_of, self._queries(judged), self._relaxed)
             except (TransientError, AccessDenied) as error:  # it is no fault of the jobs
                 log.warning("endings of %d jobs wait for the database: %s", len(judged), error)
                 await anyio.sleep(delay * (0.5 + random.random()))  # noqa: S311
@@ -115,8 +120,18 @@ class Completer:
                 await self._write_apart(judged, error)
                 return
             else:
-                self._tell(judged, written, uncertain=uncertain)
+                opened = [each for each in told if isinstance(each, Opened)]
+                self._tell(judged, told, uncertain=uncertain)
+                await self._obey(opened)
                 return
+
+    async def _obey(self, opened: Sequence[Opened]) -> None:
+        """Stop what failures have stopped, here and in the other workers."""
+        for each in opened:
+            message = breaker.obey(self._bench, each)
+            if self._bench.settings.notify != "off":
+                with suppress(DatabaseError):  # they fail a little more often, then
+                    await self._session.run(notify, message)
 
     async def _write_apart(self, judged: Sequence[Judged], error: DatabaseError) -> None:
         """One row spoilt the batch: write each by itself, and the bad one as a failure."""
@@ -131,13 +146,17 @@ class Completer:
         failure = lifecycle.Failure("failed", lifecycle.described(error))
         await self._write([(job, attempt, Bury(UNWRITABLE, failure))])
 
-    def _queries(self, judged: Sequence[Judged]) -> list[Query[str]]:
+    def _queries(self, judged: Sequence[Judged]) -> list[Query[Any]]:
         bench = self._bench
-        made = queries(judged, bench.id, bench.settings.notify)
-        # The room they leave at their gates is for others, if this worker cannot use it.
-        if (bench.draining or bench.ready) and self._frees(judged):
+        made: list[Query[Any]] = [*queries(judged, bench.id, bench.settings.notify)]
+        # The room they leave at their gates is for others, if this worker cannot use it all: it may
+        # be busy, not serve the queue of the next, or, of a queue's limit, not have its task.
+        shared = bench.draining or bench.ready or bench.settings.queues or bench.limited
+        if shared and self._frees(judged):
             made.append(gates.wake(bench.settings.notify))
-        if failed := [job.id for job, attempt, verdict in judged if _trips(attempt, verdict)]:
+        if failed := [
+            job.id for job, attempt, verdict in judged if breaker.trips(attempt, verdict)
+        ]:
             made.insert(0, gates.failed(bench.id, failed))
         return made
 
@@ -148,7 +167,9 @@ class Completer:
 
     # -- telling
 
-    def _tell(self, judged: Sequence[Judged], written: set[str], *, uncertain: bool) -> None:
+    def _tell(
+        self, judged: Sequence[Judged], written: AbstractSet[str | Opened], *, uncertain: bool
+    ) -> None:
         bus = self._bench.bus
         again, tell_done = False, bus.wants(JobFinished)
         for job, attempt, verdict in judged:
@@ -205,15 +226,6 @@ def queries(judged: Sequence[Judged], me: str, notify: str) -> list[Query[str]]:
     return made
 
 
-def _trips(attempt: Attempt | None, verdict: Verdict) -> bool:
-    """Tell whether an ending is a failure that a circuit breaker counts."""
-    if attempt is None or not isinstance(verdict, Again | Bury):
-        return False
-    limits = attempt.task.defaults.limits
-    tripping = verdict.failure.outcome in {"failed", "timed_out"}
-    return tripping and limits is not None and limits.breaker is not None
-
-
 def _delay(answer: float | timedelta) -> float:
     """Read what a retry policy answered; a moment already past is now."""
     seconds = answer if isinstance(answer, timedelta) else float(answer)
@@ -221,7 +233,7 @@ def _delay(answer: float | timedelta) -> float:
     return 0.0 if past else seconds_of(seconds, "The answer of a retry policy")
 
 
-def _all_of(queries: Sequence[Query[str]], relaxed: bool) -> Steps[set[str]]:
+def _all_of(queries: Sequence[Query[Any]], relaxed: bool) -> Steps[set[str | Opened]]:
     # What is to be tried again or buried is told to the disk: an attempt must not be forgotten.
     if relaxed and len(queries) == 1 and queries[0].sql is endings.FINISH:
         _, written = yield from Batch([endings.relax(), *queries])
@@ -229,7 +241,7 @@ def _all_of(queries: Sequence[Query[str]], relaxed: bool) -> Steps[set[str]]:
     if len(queries) == 1:
         return set((yield from queries[0]))
     answers = yield from Batch(queries)
-    return {job_id for rows in answers for job_id in rows}
+    return {row for rows in answers for row in rows}
 
 
 def _told(job: Claimed, verdict: Verdict) -> Told:

@@ -11,7 +11,8 @@ from ..errors import InvalidArguments
 from ..job.codec import decode
 from ..job.record import Claimed
 from ..store import gates
-from ..store.gates import Looked, Taken
+from ..store.gates import Looked, Mended, Taken
+from . import breaker
 from .bench import Bench
 
 log = logging.getLogger("soniq.worker")
@@ -23,8 +24,11 @@ AGAIN_SECONDS = 0.002
 # when its tasks had limits.
 LOOK_SECONDS = 0.25
 LEFT_OVER_SECONDS = 10.0
-# Weights are remembered of so many keys.
+# Weights are remembered of so many keys, and so long.
 MOST_WEIGHTS = 1000
+WEIGHTS_SECONDS = 60.0
+# Where a claim found nothing and has more keys to look at, it rests so many times what it took.
+REST = 4
 
 
 class Gated:
@@ -40,9 +44,12 @@ class Gated:
         self._tasks = bench.registry.names()
         self._marks: dict[str, str] = {}
         self._weights: dict[str, dict[str, float]] = {}
+        self._weighed: set[tuple[str, str]] = set()
+        self._weigh_until = 0.0
         self._turn = ""
         self._looked_at = float("-inf")
         self._opens_at: float | None = None
+        self._rest_seconds = AGAIN_SECONDS
 
     @property
     def known(self) -> bool:
@@ -92,14 +99,19 @@ class Gated:
             weights=self._weights,
         )
         taken, looked = list[Taken](), list[Looked]()
+        began = time.monotonic()
         for row in await self._session.run(query.__iter__):
-            if isinstance(row, Taken):
-                taken.append(row)
-                self._weigh(row)
-            else:
-                looked.append(row)
-                if row.lane.endswith(" "):  # a queue without a task has a limit
-                    self._bench.limited.add(row.lane[:-1])
+            match row:
+                case Taken():
+                    taken.append(row)
+                    self._weigh(row)
+                case Looked():
+                    looked.append(row)
+                    if row.lane.endswith(" "):  # a queue without a task has a limit
+                        self._bench.limited.add(row.lane[:-1])
+                case Mended():
+                    breaker.mended(self._bench, row)
+        self._rest_seconds = AGAIN_SECONDS if taken else REST * (time.monotonic() - began)
         return taken, looked
 
     def _plan(self, looked: Sequence[Looked]) -> None:
@@ -112,25 +124,30 @@ class Gated:
         if looked:
             self._turn = looked[-1].lane
         waits = [each.wait_seconds for each in looked if each.wait_seconds is not None]
-        soonest = max(AGAIN_SECONDS, min(waits)) if waits else None
+        soonest = max(AGAIN_SECONDS, self._rest_seconds, min(waits)) if waits else None
         self._opens_at = None if soonest is None else time.monotonic() + soonest
 
     def _weigh(self, taken: Taken) -> None:
         """Remember the weight of a key that gave a job, if it is not one."""
-        task = taken.job.task
+        task, gate = taken.job.task, taken.gate
         limits = self._bench.registry.get(task).defaults.limits
-        known = self._weights.setdefault(task, {})
-        if taken.gate is None or limits is None or limits.weights is None or taken.gate in known:
+        if gate is None or limits is None or limits.weights is None:
             return
+        now = time.monotonic()
+        if now >= self._weigh_until or len(self._weighed) >= MOST_WEIGHTS:
+            self._weighed.clear()
+            self._weights.clear()
+            self._weigh_until = now + WEIGHTS_SECONDS
+        if (task, gate) in self._weighed:
+            return
+        self._weighed.add((task, gate))
         try:
-            weight = limits.weight(taken.gate)
+            weight = limits.weight(gate)
         except Exception:
             log.exception("the weight of a key of %s could not be had; it is 1", task)
-            return
-        if len(known) >= MOST_WEIGHTS:
-            known.clear()
-        if weight != 1:
-            known[taken.gate] = weight
+        else:
+            if weight != 1:
+                self._weights.setdefault(task, {})[gate] = weight
 
     async def _left_over(self) -> bool:
         """Look for limits that no task here declares."""

@@ -119,10 +119,8 @@ class Taker:
     async def _take_gated(self, number: int) -> int:
         if number <= 0:
             return 0
-        slots, most_bytes = self._slots(number), max(0, self._bytes)
-        came = await self.gated.take(
-            number, slots=number if slots is None else slots, most_bytes=most_bytes
-        )
+        free = self._bench.free - len(self._bench.ready)
+        came = await self.gated.take(number, slots=max(0, free), most_bytes=max(0, self._bytes))
         self._bytes -= size_of(came)
         return len(came)
 

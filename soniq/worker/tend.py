@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 
 from ..db.session import Session
-from ..store import aging, queues
+from ..store import aging, gates, queues
+from . import breaker
 from .bench import Bench
 
 # Of a pause with an end the leader hears by a notification; where none arrive it looks.
 LOOK_SECONDS = 30.0
 DEAF_LOOK_SECONDS = 5.0
+# While something is stopped by failures.
+STOPPED_LOOK_SECONDS = 5.0
 # A step of priority is given within a quarter of the time it takes to gain it, or a second, while
 # that takes no more than a twentieth of the time.
 AGING_LOOKS = 4
@@ -19,7 +22,7 @@ REST = 20
 
 
 class Tender:
-    """Wakes idle workers when a pause is over, and raises the priority of jobs that wait long."""
+    """Wakes workers when a pause is over, raises priorities, sees what was stopped run again."""
 
     def __init__(self, bench: Bench, session: Session) -> None:
         self._bench = bench
@@ -32,7 +35,7 @@ class Tender:
             DatabaseError: For whoever leads to handle.
         """
         while True:
-            pause = min(await self._end_pauses(), await self._age())
+            pause = min(await self._end_pauses(), await self._age(), await self._settle())
             await self._bench.wake_tend.wait(pause)
 
     async def _end_pauses(self) -> float:
@@ -45,6 +48,19 @@ class Tender:
         deaf = min(DEAF_LOOK_SECONDS, settings.poll_interval)
         look = LOOK_SECONDS if self._bench.listening else deaf
         return look if seconds is None else max(0.001, min(look, seconds))
+
+    async def _settle(self) -> float:
+        """Look what became of jobs that tried what is stopped; answer the seconds to the next look.
+
+        A claim does that, too, but only where another job waits.
+        """
+        look = LOOK_SECONDS
+        for row in await self._session.run(gates.settle().__iter__):
+            if row is None:
+                look = STOPPED_LOOK_SECONDS
+            else:
+                breaker.mended(self._bench, row)
+        return look
 
     async def _age(self) -> float:
         """Raise priorities where queues ask for it; answer the seconds until the next time."""

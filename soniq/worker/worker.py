@@ -20,6 +20,7 @@ from ..schema import migrate
 from ..settings import Settings
 from ..store import gates
 from ..store.channel import notify
+from . import breaker
 from .attempt import Why
 from .bench import Bench
 from .complete import Completer
@@ -277,3 +278,5 @@ class Worker:
             bench.cancel(rest)
         elif kind == "s":
             bench.wake_schedule.ring()
+        elif kind == "b":
+            breaker.heard(bench, rest)

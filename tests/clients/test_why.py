@@ -79,7 +79,7 @@ async def test_a_gate_is_told_of(eq: Any, witness: Callable[..., Any]) -> None:
     assert "Its task 'note' is limited to 1 at once" in await settled(eq.why(second))
     witness(
         "UPDATE soniq.gates SET concurrency = NULL, rate_seconds = 60, rate_burst = 1, "
-        "spent_until = now() + interval '1 hour'"
+        "spent_until = now() + interval '1 minute'"
     )
     assert "'note' is over its rate; the next may start in" in await settled(eq.why(second))
     witness("UPDATE soniq.gates SET rate_seconds = NULL, closed_until = now() + interval '1 hour'")

@@ -26,11 +26,11 @@ def kept_database(
 
 @pytest.fixture
 def emptied_database(kept_database: str) -> str:
-    """The module's database, without jobs and keys."""
+    """The module's database, without jobs, keys and limits."""
     with psycopg.connect(kept_database, autocommit=True) as connection:
         connection.execute(
             "TRUNCATE soniq.jobs, soniq.keys, soniq.history, soniq.dead_letters, soniq.workers, "
-            "soniq.watch"
+            "soniq.watch, soniq.gates, soniq.queues"
         )
     return kept_database
 

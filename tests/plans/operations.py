@@ -267,7 +267,7 @@ MAKERS: dict[str, Callable[[Draw, World, str | None], Operation]] = {
         lambda model, by, job_id, *_: model.cancel(by, job_id),
     ),
     "delete": _of_job(
-        lambda job_id, _: jobs.delete(job_id),
+        lambda job_id, _: jobs.delete(job_id, "off"),
         lambda model, by, job_id, *_: model.delete(by, job_id),
     ),
     "reschedule": _of_job(

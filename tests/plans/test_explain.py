@@ -193,7 +193,7 @@ HOT: dict[str, tuple[Callable[[Desk], Any], int]] = {
     "get": (lambda d: jobs.find(_held(d, 1)[0]), 60),
     "get none": (lambda _: jobs.find(new_id()), 60),
     "cancel": (lambda d: jobs.cancel(_held(d, 1)[0], "always"), 60),
-    "delete": (lambda d: jobs.delete(_held(d, 1)[0]), 60),
+    "delete": (lambda d: jobs.delete(_held(d, 1)[0], "off"), 60),
     "reschedule": (lambda d: jobs.reschedule(_held(d, 1)[0], 5.0, "auto"), 60),
     "beat": (lambda _: workers.beat(_SIGN), 60),
     "prune": (lambda _: history.prune_dead_letters(60), 60),

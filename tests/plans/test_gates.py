@@ -17,6 +17,11 @@ WORKER = "8e5dd1a9-5a4b-4c2e-9d35-5f0f5c1ec0de"
 OTHER = "0b0d3c6e-64b5-4d0b-a7a4-6c4f6a5dd0ff"
 
 
+@pytest.fixture
+def database_url(emptied_database: str) -> str:
+    return emptied_database
+
+
 def declare(desk: Desk, **limits: Any) -> None:
     desk.ask(gates.declare({"task": Limits(**limits)}))
 
@@ -285,7 +290,7 @@ def test_many_closed_gates_hide_no_open_one(desk: Desk) -> None:
     behind(desk, *(f"k{n:04}" for n in range(300)))
     (last,) = behind(desk, "kz")
     assert take(desk, 1) == [last]
-    rows = look(desk, 1, marks={"default task": "k0100"})
+    rows = look(desk, 1, marks={"default task": "0 k0100"})
     assert waits(rows) == [None]
 
 

@@ -110,7 +110,7 @@ def test_a_rolled_back_savepoint_gives_its_key_back(desk: Desk, aside: Aside) ->
 
 def test_of_two_that_take_over_a_key_one_gets_it(desk: Desk, aside: Aside) -> None:
     (dead,) = put(desk, unique_job())
-    desk.ask(jobs.delete(dead))
+    desk.ask(jobs.delete(dead, "off"))
     desk.sql("BEGIN")
     (first,) = put(desk, unique_job())
     second = aside.begin(unique_job())
@@ -250,13 +250,13 @@ def test_until_an_end_is_committed_the_job_has_its_key(desk: Desk, aside: Aside,
     assert put(desk, unique_job()).outcomes == [outcome]
 
 
-@pytest.mark.parametrize("gone", [jobs.delete, lambda job_id: jobs.cancel(job_id, "off")])
+@pytest.mark.parametrize("gone", [jobs.delete, jobs.cancel])
 def test_a_replacement_that_meets_a_cancel_becomes_a_job(
     desk: Desk, aside: Aside, gone: Any
 ) -> None:
     (first,) = put(desk, unique_job())
     desk.sql("BEGIN")
-    assert desk.ask(gone(first))
+    assert desk.ask(gone(first, "off"))
     second = aside.begin(unique_job(args={"a": 2}, conflict="replace"))
     desk.until_somebody_waits()
     desk.sql("COMMIT")
@@ -308,7 +308,7 @@ def test_a_job_that_comes_back_beside_its_twin_stays_and_so_does_the_twin(
     assert desk.state(bystander) == ("queued" if way == "rescue" else "processing")
     (again,) = put(desk, twin)
     assert again == second
-    desk.ask(jobs.delete(second))
+    desk.ask(jobs.delete(second, "off"))
     assert put(desk, twin) == [first]
     assert put(desk, unique_job(args={"a": 9}, conflict="replace")) == [first]
     assert count(desk) == 2
@@ -332,7 +332,7 @@ def test_twins_that_both_wait_are_both_claimed_and_finished(desk: Desk) -> None:
 
 def dead_key(desk: Desk) -> None:
     (dead,) = put(desk, unique_job())
-    desk.ask(jobs.delete(dead))
+    desk.ask(jobs.delete(dead, "off"))
 
 
 def test_a_key_that_is_being_taken_over_is_not_pruned(desk: Desk, other: Desk) -> None:

@@ -106,7 +106,7 @@ def end_cancelled(desk: Desk, job_id: str) -> None:
 
 
 def end_deleted(desk: Desk, job_id: str) -> None:
-    assert desk.ask(jobs.delete(job_id))
+    assert desk.ask(jobs.delete(job_id, "off"))
 
 
 ENDS: list[Callable[[Desk, str], None]] = [end_done, end_dead, end_cancelled, end_deleted]
@@ -405,7 +405,7 @@ def test_keys_that_nobody_holds_are_forgotten_and_no_others(desk: Desk) -> None:
     over = "UPDATE {soniq}.keys SET until = statement_timestamp() WHERE key = 'k:over'"
     desk.sql(over)
     for key in ("dead", "kept", "over"):
-        desk.ask(jobs.delete(holders(desk, f"k:{key}")[0]))
+        desk.ask(jobs.delete(holders(desk, f"k:{key}")[0], "off"))
     desk.sql(
         "UPDATE {soniq}.jobs SET scheduled_at = '2001-01-01' WHERE id = %s",
         holders(desk, "k:running")[0],
@@ -453,7 +453,7 @@ def test_nothing_reads_a_table_whole_though_its_plan_is_from_when_it_was_empty(d
         made = put(desk, unique_job("a"), unique_job("b"))
         put(desk, unique_job("a", args={"n": 1}, **dead))
         for job_id in made:
-            desk.ask(jobs.delete(job_id))
+            desk.ask(jobs.delete(job_id, "off"))
         prune(desk)
     desk.sql(
         "WITH job AS (INSERT INTO {soniq}.jobs (id, task, args) "

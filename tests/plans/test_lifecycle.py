@@ -238,9 +238,9 @@ def test_an_ended_job_runs_again_as_a_new_one(desk: Desk, state: JobStatus) -> N
 def test_delete_forgets_any_job_but_one_that_runs(desk: Desk) -> None:
     for state in JobStatus:
         job_id = _put(desk, state)
-        assert desk.ask(jobs.delete(job_id)) is (state is not S.PROCESSING)
+        assert desk.ask(jobs.delete(job_id, "off")) is (state is not S.PROCESSING)
         assert (desk.state(job_id) is None) is (state is not S.PROCESSING)
-        assert desk.ask(jobs.delete(job_id)) is False
+        assert desk.ask(jobs.delete(job_id, "off")) is False
         desk.sql("TRUNCATE {soniq}.jobs")
 
 

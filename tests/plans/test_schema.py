@@ -187,7 +187,7 @@ def test_two_schemas_in_one_database_do_not_see_each_other(
     assert two.value("SELECT count(*) FROM {soniq}.jobs") == 2
     job_id = one.enqueue()
     assert two.ask(jobs.find(job_id)) is None
-    assert two.ask(jobs.delete(job_id)) is False
+    assert two.ask(jobs.delete(job_id, "off")) is False
 
 
 def test_the_public_search_path_is_never_used(desk: Desk) -> None:

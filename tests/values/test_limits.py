@@ -78,6 +78,7 @@ def test_options_make_limits(given: dict[str, Any], limits: Limits) -> None:
         ({"rate_burst": 3}, "rate_limit"),
         ({"rate_key": "a"}, "rate_limit"),
         ({"rate_limit": "1/s", "rate_burst": 0}, "whole number"),
+        ({"rate_limit": "1/1000 days", "rate_burst": 100}, "rate_burst is at most"),
         ({"fair_weights": {"a": 2}}, "goes with fair_by"),
         ({"fair_by": "a", "fair_weights": {"a": 0}}, "above 0"),
         ({"fair_by": "a", "fair_weights": 3}, "a dict"),
@@ -142,3 +143,12 @@ def test_a_burst_is_at_least_one_and_what_comes_in_a_tenth_of_a_second(pace: flo
     burst = burst_of(pace)
     assert burst >= 1
     assert (burst - 1) * pace <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), 1001, True, "3", None])
+def test_a_weight_that_a_function_should_not_answer_is_refused(weight: Any) -> None:
+    """Not a number went to the database as it was, which refused every claim of the worker."""
+    limits = limits_of({"fair_by": "a", "fair_weights": lambda key: weight})
+    assert limits is not None
+    with pytest.raises(InvalidOption, match="A weight is a number above 0"):
+        limits.weight("kx")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soniq.errors import InvalidOption
-from soniq.job.rate import Rate, checked_rate
+from soniq.job.rate import Rate, checked_burst, checked_rate
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,17 @@ def test_a_rate_is_read(text: str, count: int, seconds: float) -> None:
 def test_what_is_no_rate_is_refused_with_an_example(wrong: object) -> None:
     with pytest.raises(InvalidOption, match="'100/minute'"):
         checked_rate(wrong)
+
+
+def test_times_that_no_clock_can_add_up_are_refused() -> None:
+    """Once kept, every claim of the queue failed: the timestamp was out of range."""
+    assert checked_rate("1/3660 days").seconds == 3660 * 86_400
+    for wrong in ("1/3661 days", "1/999999999 days"):
+        with pytest.raises(InvalidOption, match="at most 10 years"):
+            checked_rate(wrong)
+    assert checked_burst(10, checked_rate("1/3660 days")) == 10
+    with pytest.raises(InvalidOption, match="at 1/3660 days, 11 do not"):
+        checked_burst(11, checked_rate("1/3660 days"))
 
 
 @given(st.integers(1, 10**8), st.integers(1, 10**8))

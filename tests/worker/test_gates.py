@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import anyio
+import psycopg
 import pytest
 
 from soniq import CircuitBreaker, Soniq, TaskRef
-from soniq.events import JobFinished, JobStarted
+from soniq.events import BreakerOpened, JobFinished, JobStarted
 from soniq.job import JobContext
+from soniq.job.record import Claimed
+from soniq.worker import fetch
 
 from .conftest import Ask, Seen, eventually, idle, run_once, working
 
@@ -296,3 +301,79 @@ async def test_a_breaker_stops_what_fails_and_tries_it_again(app: Soniq, ask: As
         broken = False
         await done(ask, 20)
     assert await ask("SELECT task FROM soniq.gates WHERE closed_until IS NOT NULL") == []
+
+
+async def test_an_open_breaker_hands_back_what_was_claimed_ahead_and_is_told_of(
+    app: Soniq, seen: Seen, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of the key ran all the same, and failed, here and in other workers."""
+    monkeypatch.setattr(fetch, "HOLD_SECONDS", 60.0)  # or they go back by themselves
+    gate, ran = anyio.Event(), list[str]()
+
+    @app.job(fair_by="host", breaker=CircuitBreaker(1, window=60, pause=600, by_key=True))
+    async def act(host: str, first: bool = False) -> None:
+        ran.append(host)
+        if first:
+            await gate.wait()
+            raise ConnectionError("nobody there")
+        await handed_back.wait()
+
+    @app.job
+    async def block() -> None:
+        await handed_back.wait()
+
+    handed_back = anyio.Event()
+    async with working(app, concurrency=1) as failing, working(app, concurrency=1) as other:
+        await app.enqueue(act, "bad", first=True)
+        await seen.one(JobStarted)
+        await app.enqueue(block)
+        await seen.some(2, JobStarted)
+        for worker in (failing.worker, other.worker):
+            good, bad = await app.enqueue(act, "good"), await app.enqueue(act, "bad")
+            await ask(
+                "UPDATE soniq.jobs SET state = 'processing', attempt = 1, worker_id = %s "
+                "WHERE id IN (%s, %s)", worker.id, bad, good,
+            )  # fmt: skip
+            worker.bench.feed([ahead(good, act.name, "good"), ahead(bad, act.name, "bad")])
+        gate.set()
+        await seen.one(BreakerOpened)
+
+        async def all_back() -> bool:
+            rows = await ask("SELECT state, attempt FROM soniq.jobs WHERE gate = 'kbad' ORDER BY 2")
+            return rows == [("queued", 0), ("queued", 0), ("scheduled", 1)]
+
+        await eventually(all_back)
+        handed_back.set()
+        await done(ask, 3)
+    assert ran.count("bad") == 1
+    assert seen.of(BreakerOpened) == [BreakerOpened(act.name, "bad", 600.0, again=False)]
+
+
+def ahead(job_id: str, task: str, host: str) -> Claimed:
+    """A job as a worker holds it that claimed it ahead."""
+    now = datetime.now(UTC)
+    args = json.dumps({"host": host})
+    return Claimed(job_id, task, "default", args, 1, 4, 0, 100, now, now, None, None, None)
+
+
+async def test_who_serves_another_queue_hears_that_the_task_has_room(
+    app: Soniq, seen: Seen, ask: Ask, database_url: str
+) -> None:
+    """Whoever ran the last one could not take the next, and an idle worker that could, polled."""
+
+    @app.job(concurrency=1)
+    async def act() -> None:
+        await gate.wait()
+
+    gate = anyio.Event()
+    async with working(app, queues=["a"]) as first, working(app, queues=["b"], poll_interval=60):
+        await app.enqueue(act.options(queue="a"))
+        await seen.one(JobStarted)
+        await app.enqueue(act.options(queue="b"))
+        await idle(ask, 2 if first.worker.bench.idle else 1)
+        with psycopg.connect(database_url, autocommit=True) as ear:
+            ear.execute(b"LISTEN soniq")
+            gate.set()
+            await seen.some(2, JobFinished)
+            heard = [note.payload for note in ear.notifies(timeout=5, stop_after=1)]
+    assert heard[:1] == ["q:*"]
