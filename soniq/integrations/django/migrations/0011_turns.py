@@ -10,5 +10,5 @@ from soniq.integrations.django.schema import ApplySoniq
 class Migration(migrations.Migration):
     """Functions and an index; no model changes."""
 
-    dependencies = [("soniq", "0009_pause_queues")]
+    dependencies = [("soniq", "0010_limits")]
     operations = [ApplySoniq("0011_pre_turns")]
