@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -60,14 +61,23 @@ def result_of(job: Job) -> TaskResult:
 
 
 def placed(task: Any, queue: str, args: Mapping[str, Any]) -> Any:
-    """Give the task as it was enqueued."""
+    """Give the task as it was enqueued.
+
+    Not by `using()`, which checks it anew: TASKS may have changed since, and what was taken then
+    is run, and can be looked up, even so.
+    """
     run_after = args.get("run_after")
-    return task.using(
-        priority=args.get("priority", 0),
-        queue_name=queue,
-        run_after=None if run_after is None else moment(datetime.fromisoformat(run_after)),
-        backend=args.get("backend", DEFAULT_TASK_BACKEND_ALIAS),
-    )
+    chosen = {
+        "priority": args.get("priority", 0),
+        "queue_name": queue,
+        "run_after": None if run_after is None else moment(datetime.fromisoformat(run_after)),
+        "backend": args.get("backend", DEFAULT_TASK_BACKEND_ALIAS),
+    }
+    made = object.__new__(type(task))
+    for each in fields(task):
+        value = chosen[each.name] if each.name in chosen else getattr(task, each.name)
+        object.__setattr__(made, each.name, value)
+    return made
 
 
 def errors_of(job: Job) -> list[TaskError]:

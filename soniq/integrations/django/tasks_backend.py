@@ -28,6 +28,7 @@ from django.utils.json import normalize_json
 
 from ...client.options import task_options
 from ...errors import JobNotFound, UsageError
+from ...job.options import checked_queue
 from ...job.task import Task as SoniqsTask
 from .task_results import result_of
 from .task_runs import handler_of, tell_of_deaths
@@ -92,6 +93,7 @@ class SoniqBackend(BaseTaskBackend):
         """
         super().validate_task(task)
         try:
+            checked_queue(task.queue_name)
             self._declare(task)
         except UsageError as error:
             raise InvalidTask(f"{task.module_path}: {error}") from error

@@ -336,6 +336,27 @@ def test_queues_are_those_of_the_backend() -> None:
     assert ended(result).return_value == 2
 
 
+def test_what_was_enqueued_outlives_a_change_of_the_settings() -> None:
+    """It failed in the worker, and get_result() raised what is no TaskResultDoesNotExist."""
+    moved = tasks.add.using(queue_name="old").enqueue(1)
+    gone = tasks.add.using(backend="reports", queue_name="reports").enqueue(2)
+    left = {"BACKEND": "soniq.integrations.django.SoniqBackend", "QUEUES": ["default", "mail"]}
+    with override_settings(TASKS={"default": left}):
+        work()
+        found = [default_task_backend.get_result(each.id) for each in (moved, gone)]
+    assert [(each.status, each.return_value) for each in found] == [
+        (SUCCESSFUL, 2),
+        (SUCCESSFUL, 3),
+    ]
+    assert [each.task.queue_name for each in found] == ["old", "reports"]
+    assert [each.backend for each in found] == ["default", "reports"]
+
+
+def test_a_queue_that_cannot_be_is_refused_when_it_is_named() -> None:
+    with pytest.raises(InvalidTask, match="queue"):
+        tasks.add.using(queue_name="x" * 1000)
+
+
 def test_only_module_level_functions_are_tasks() -> None:
     with pytest.raises(InvalidTask):
 
