@@ -60,6 +60,17 @@ class Host(ABC):
         return None
 
 
+def place_of(driver: Any) -> Hashable:
+    """Name the database of a connection of psycopg or psycopg2 by what libpq says of it.
+
+    None where there is none yet, or none any more, or it is of another library.
+    """
+    info = getattr(driver, "info", None)
+    if info is None or driver.closed:
+        return None
+    return tuple(str(each).encode() for each in (info.host, info.port, info.dbname))
+
+
 class AsyncHost(ABC):
     """The same for async code."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -66,6 +67,12 @@ class AsyncpgHost(AsyncHost):
         if isinstance(error, OSError):
             return ConnectionLost(f"The connection to the database failed: {error}")
         return None
+
+    def where(self) -> Hashable:
+        """Name the database by the address that asyncpg keeps, if this release of it does."""
+        address = getattr(self._connection, "_addr", None)
+        database = getattr(getattr(self._connection, "_params", None), "database", None)
+        return None if address is None or database is None else (address, database)
 
 
 def _closed(connection: Any) -> bool:

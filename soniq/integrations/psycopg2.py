@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
@@ -9,7 +10,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from ..db.faults import translate
-from ..db.hosts import Host
+from ..db.hosts import Host, place_of
 from ..db.render import render
 from ..db.texts import texts
 from ..errors import ConnectionLost, SoniqError, TransactionAborted, UnknownConnection
@@ -75,6 +76,10 @@ class Psycopg2Host(Host):
         if isinstance(error, psycopg2.Error):
             return translate(error, self._schema, lost=bool(self._connection.closed), lent=True)
         return None
+
+    def where(self) -> Hashable:
+        """Name the database as libpq does."""
+        return place_of(self._connection)
 
 
 def of_cursor(cursor: Any, schema: str) -> Host:

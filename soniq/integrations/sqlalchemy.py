@@ -10,7 +10,7 @@ committed at once, whatever becomes of the session. Nothing is flushed: that is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql.elements import TextClause
 
 from ..db.faults import translate
-from ..db.hosts import AsyncHost, Host
+from ..db.hosts import AsyncHost, Host, place_of
 from ..db.render import with_colons
 from ..db.texts import texts
 from ..errors import (
@@ -114,6 +114,10 @@ class SqlalchemyHost(Host):
     def translate(self, error: Exception) -> SoniqError | None:
         """Turn an error of SQLAlchemy into ours; None for any other."""
         return _translated(error, self._schema)
+
+    def where(self) -> Hashable:
+        """Name the database as libpq does."""
+        return place_of(self._lend().connection.driver_connection)
 
 
 class AsyncSqlalchemyHost(AsyncHost):

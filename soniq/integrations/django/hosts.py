@@ -6,7 +6,7 @@ meet `execute_wrapper`, and run on psycopg and psycopg2 alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,7 +16,7 @@ from django.db import connections, transaction
 from django.db.utils import Error as DjangoError
 
 from ...db.faults import translate
-from ...db.hosts import AsyncHost, Host
+from ...db.hosts import AsyncHost, Host, place_of
 from ...db.render import render
 from ...db.sync import drive as sync_drive
 from ...db.texts import texts
@@ -87,6 +87,10 @@ class DjangoHost(Host):
                 "async one (Soniq), or call this in a function under sync_to_async()."
             )
         return None
+
+    def where(self) -> Hashable:
+        """Name the database as libpq does."""
+        return place_of(self._connection.connection)
 
     def _fault(self, error: Exception) -> SoniqError:
         driver = self._connection.connection
