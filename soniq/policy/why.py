@@ -19,6 +19,9 @@ class Gate:
         key_running: Those of its key.
         closed_seconds: For how long the circuit breaker is open; None or negative if it is not.
         rate_wait_seconds: Until another may start; None if one may.
+        stopped_by_key: Whether the circuit breaker is that of its key.
+        tried_with: The job that tries whether it may close; None is none.
+        retried_id: A job of its key, to be run in order, that waits for another try.
     """
 
     gate: str
@@ -28,6 +31,9 @@ class Gate:
     key_running: int
     closed_seconds: float | None
     rate_wait_seconds: float | None
+    stopped_by_key: bool = False
+    tried_with: str | None = None
+    retried_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,8 @@ class Facts:
         able: Those of them that have its task.
         slots: Of these, all together.
         running: Jobs that run in these slots.
-        ahead: Jobs of its queue that are claimed before it; counted up to a thousand and one.
+        ahead: Jobs of its queue, or behind the same limit there, that are claimed before it;
+            counted up to a thousand and one.
         concurrency: Jobs of its queue that may run at once; None is no limit.
         rate_wait_seconds: Until another of its queue may start; None if one may.
         queue_running: Jobs of its queue that run; counted where that is limited.
@@ -153,9 +160,15 @@ def _limits(job: Job, facts: Facts) -> list[str]:
 def _gate(job: Job, gate: Gate | None) -> list[str]:
     if gate is None:
         return []
-    if gate.closed_seconds is not None and gate.closed_seconds > 0:
-        left = spoken(gate.closed_seconds)
-        return [f"The circuit breaker of its task {job.task!r} is open for another {left}."]
+    if gate.closed_seconds is not None:
+        of = f"key {gate.gate[1:]!r}" if gate.stopped_by_key else f"task {job.task!r}"
+        if gate.closed_seconds > 0:
+            left = spoken(gate.closed_seconds)
+            return [f"The circuit breaker of its {of} is open for another {left}."]
+        if gate.tried_with not in {None, job.id}:
+            return [f"The circuit breaker of its {of} is open; job {gate.tried_with} tries it now."]
+    if gate.retried_id is not None:
+        return [f"Job {gate.retried_id} of its key {gate.gate[1:]!r} waits for its retry first."]
     if gate.concurrency is not None and gate.running >= gate.concurrency:
         limited = f"Its task {job.task!r} is limited to {gate.concurrency} at once"
         return [f"{limited}, and {gate.running} run now."]

@@ -30,8 +30,16 @@ FACTS = f"""
             (SELECT count(*) FROM {{soniq}}.jobs r
              WHERE r.worker_id IS NOT NULL AND r.gate IS NOT NULL AND r.task = g.task
                AND r.gate = me.gate) AS key_running,
-            extract(epoch FROM CASE WHEN g.breaker_by_key THEN k.closed_until
+            extract(epoch FROM CASE WHEN g.breaker_failures IS NULL THEN NULL
+                WHEN g.breaker_by_key THEN k.closed_until
                 ELSE g.closed_until END - statement_timestamp()) AS closed_seconds,
+            g.breaker_by_key AS stopped_by_key,
+            CAST(CASE WHEN g.breaker_by_key THEN k.probe ELSE g.probe END AS text) AS tried_with,
+            (SELECT CAST(h.id AS text) FROM {{soniq}}.jobs h
+             WHERE h.worker_id IS NULL AND h.state <> 'queued'
+               AND h.gate >= 'o' AND h.gate < 'p' AND h.task = me.task AND h.gate = me.gate
+               AND h.attempt + h.snoozes > 0
+             ORDER BY h.id LIMIT 1) AS retried_id,
             (SELECT r.wait_seconds FROM {{soniq}}.rate_room(g.rate_seconds, g.rate_burst,
                 CASE WHEN g.rate_by_key THEN k.spent_until ELSE g.spent_until END,
                 statement_timestamp()) AS r
@@ -41,11 +49,20 @@ FACTS = f"""
         LEFT JOIN {{soniq}}.gates k ON k.task = me.task AND k.key = me.gate
         WHERE me.id = CAST(%(id)s AS uuid) AND me.gate IS NOT NULL),
     ahead AS (
-        SELECT FROM {{soniq}}.jobs j
-        WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue = CAST(%(queue)s AS text)
-          AND (j.priority, j.scheduled_at, j.id) < (CAST(%(priority)s AS smallint),
-               CAST(%(due)s AS timestamptz), CAST(%(id)s AS uuid))
-        ORDER BY j.priority, j.scheduled_at, j.id LIMIT CAST(%(most)s AS integer))
+        (SELECT FROM {{soniq}}.jobs j
+         WHERE j.state = 'queued' AND j.gate IS NULL AND j.queue = CAST(%(queue)s AS text)
+           AND (j.priority, j.scheduled_at, j.id) < (CAST(%(priority)s AS smallint),
+                CAST(%(due)s AS timestamptz), CAST(%(id)s AS uuid))
+           AND (SELECT me.gate FROM {{soniq}}.jobs me WHERE me.id = CAST(%(id)s AS uuid)) IS NULL
+         ORDER BY j.priority, j.scheduled_at, j.id LIMIT CAST(%(most)s AS integer))
+        UNION ALL
+        (SELECT FROM {{soniq}}.jobs j
+         WHERE j.state = 'queued' AND j.gate IS NOT NULL AND j.queue = CAST(%(queue)s AS text)
+           AND j.task = CAST(%(task)s AS text)
+           AND j.gate = (SELECT me.gate FROM {{soniq}}.jobs me WHERE me.id = CAST(%(id)s AS uuid))
+           AND (j.priority, j.scheduled_at, j.id) < (CAST(%(priority)s AS smallint),
+                CAST(%(due)s AS timestamptz), CAST(%(id)s AS uuid))
+         ORDER BY j.priority, j.scheduled_at, j.id LIMIT CAST(%(most)s AS integer)))
     SELECT CAST(json_build_object(
         'due_seconds', extract(epoch FROM CAST(%(due)s AS timestamptz) - statement_timestamp()),
         'paused', coalesce({PAUSED}, false),

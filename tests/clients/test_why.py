@@ -70,7 +70,7 @@ async def test_a_gate_is_told_of(eq: Any, witness: Callable[..., Any]) -> None:
     witness(WORKER, worker := new_id(), None, ["note"], 0)
     witness("UPDATE soniq.jobs SET gate = 'kacme'")
     witness("INSERT INTO soniq.gates (task, key_concurrency) VALUES ('note', 1)")
-    assert "Nothing stands in its way" in await settled(eq.why(second))
+    assert await settled(eq.why(second)) == "1 job of its queue is before it."
     witness(
         "UPDATE soniq.jobs SET state = 'processing', worker_id = %s WHERE id = %s", worker, first
     )
@@ -83,4 +83,25 @@ async def test_a_gate_is_told_of(eq: Any, witness: Callable[..., Any]) -> None:
     )
     assert "'note' is over its rate; the next may start in" in await settled(eq.why(second))
     witness("UPDATE soniq.gates SET rate_seconds = NULL, closed_until = now() + interval '1 hour'")
-    assert "circuit breaker of its task 'note'" in await settled(eq.why(second))
+    assert "circuit breaker" not in await settled(eq.why(second))  # none is declared
+    witness("UPDATE soniq.gates SET breaker_failures = 3")
+    assert "circuit breaker of its task 'note' is open for" in await settled(eq.why(second))
+    witness("UPDATE soniq.gates SET closed_until = now(), probe = %s", first)
+    assert f"its task 'note' is open; job {first} tries it" in await settled(eq.why(second))
+
+
+async def test_what_a_job_in_order_waits_for_is_told(eq: Any, witness: Callable[..., Any]) -> None:
+    """A retry that held it, and the jobs of its key before it, were not told of."""
+    first, _, third = [await settled(eq.enqueue(NOTE)) for _ in range(3)]
+    await settled(eq.enqueue(NOTE))
+    witness(WORKER, new_id(), None, ["note"], 0)
+    witness("UPDATE soniq.jobs SET gate = 'oacme'")
+    witness("INSERT INTO soniq.gates (task) VALUES ('note')")
+    assert await settled(eq.why(third)) == "2 jobs of its queue are before it."
+    await settled(eq.enqueue(NOTE))  # it has no gate, and is before none of them
+    witness(
+        "UPDATE soniq.jobs SET state = 'scheduled', attempt = 1, "
+        "scheduled_at = now() + interval '1 hour' WHERE id = %s", first
+    )  # fmt: skip
+    said = f"Job {first} of its key 'acme' waits for its retry first."
+    assert (await settled(eq.why(third))).startswith(said)

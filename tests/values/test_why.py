@@ -58,6 +58,10 @@ GATE = Gate("t", None, None, 0, 0, None, None)
         ({"gate": "oacme", "key_running": 1}, "Its key 'acme' is limited to 1 at once, and 1 run"),
         ({"closed_seconds": 90.0}, "The circuit breaker of its task 'mail' is open for another 90"),
         ({"closed_seconds": -1.0}, "Nothing stands in its way"),
+        ({"closed_seconds": -1.0, "tried_with": "id"}, "Nothing stands in its way"),
+        ({"closed_seconds": -1.0, "tried_with": "other"}, "'mail' is open; job other tries it now"),
+        ({"gate": "kx", "closed_seconds": 9.0, "stopped_by_key": True}, "breaker of its key 'x'"),
+        ({"gate": "ox", "retried_id": "one"}, "Job one of its key 'x' waits for its retry first."),
         ({"rate_wait_seconds": 4.2}, "is over its rate; the next may start in 4 s."),
     ],
 )
