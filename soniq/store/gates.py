@@ -208,7 +208,7 @@ def claim(
         tasks: The names of the tasks it has.
         number: How many.
         slots: Of more jobs than these, only as many as their arguments stay within `most_bytes`,
-            and none of what has a rate.
+            and of what has a rate no more than start in a moment.
         most_bytes: The bytes of all arguments together.
         turn: The lane that had the last turn.
         marks: By lane, where to go on among its keys.

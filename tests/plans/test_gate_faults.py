@@ -101,6 +101,8 @@ def test_of_what_has_a_rate_no_more_is_taken_than_can_start(desk: Desk) -> None:
         desk.enqueue(gate="t")
     assert len(taken(look(desk, 40, slots=3))) == 3
     assert len(taken(look(desk, 40, slots=0))) == 1  # or what keeps all slots busy keeps it out
+    declare(desk, pace=Pace(0.01, 50))
+    assert len(taken(look(desk, 40, slots=3))) == 10  # what comes in a tenth of a second
     declare(desk)
     assert len(taken(look(desk, 40, slots=3))) == 40
 

@@ -23,6 +23,13 @@ CREATE OR REPLACE FUNCTION {soniq}.rate_room(
     FROM (SELECT {soniq}.rate_debt(pace, burst, spent_until, at) AS debt) AS d
 $$;
 
+-- How many jobs of a rate a worker may take that has so many slots: those it can start at once, or
+-- what the rate gives in a tenth of a second. More would wait, and start with what comes later.
+CREATE FUNCTION {soniq}.rate_ahead(pace double precision, slots integer) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT greatest(1, slots, CAST(least(1e6, floor(0.1 / pace)) AS integer))
+$$;
+
 -- How many more jobs of a queue may run, and in how many seconds more may; NULL is any number. Of its
 -- rate, if it has one, each of them spends `pace`.
 DROP FUNCTION {soniq}.queue_room(text);
@@ -297,7 +304,7 @@ $$;
 -- failures had closed.
 --   served: queues of which to take, all if empty. known: tasks that the worker has.
 --   wanted: jobs to take; of more than `slots`, as many as their arguments stay within most_bytes,
---     and none of what has a rate: it would wait, and start together with what comes later.
+--     and of what has a rate no more than starts in a moment: see rate_ahead.
 --   turn: what had the last turn. marks: where to go on: what the next key has had of its turn, and
 --   after which it comes. weights: keys with more turns than one.
 CREATE OR REPLACE FUNCTION {soniq}.claim_gated(
@@ -347,7 +354,7 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         ELSIF v_queue.pace IS NOT NULL THEN
-            v_room := least(v_room, greatest(1, v_free));
+            v_room := least(v_room, {soniq}.rate_ahead(v_queue.pace, v_free));
         END IF;
         IF v_lane.task IS NULL THEN
             RETURN QUERY SELECT * FROM {soniq}.claim_of_queue(
@@ -377,7 +384,7 @@ BEGIN
         SELECT least(r.room, v_room, v_queue.room), r.wait_seconds
         INTO v_room, v_wait FROM {soniq}.task_room(v_gate, v_now) AS r;
         IF v_gate.rate_seconds IS NOT NULL THEN
-            v_room := least(v_room, greatest(1, v_free));
+            v_room := least(v_room, {soniq}.rate_ahead(v_gate.rate_seconds, v_free));
         END IF;
         v_mark := regexp_match(mark, '^(\d{1,6}) (.*)$', 's');
         v_had := coalesce(CAST(v_mark[1] AS integer), 0);
