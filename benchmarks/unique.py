@@ -52,7 +52,9 @@ def _enqueue(target: Target) -> list[Row]:
         rows = [
             measure("enqueue unique, against plain", singly(unique, number), plain, CHUNK, _MOST),
             measure("enqueue a duplicate, against plain", singly(unique, same), plain, CHUNK),
-            measure(f"bulk {bulk:,} unique, against plain", together(unique), many, bulk),
+            measure(
+                f"bulk {bulk:,} unique, against plain", together(unique), many, bulk, share(0.2)
+            ),
         ]
     target.empty()
     with target.connect() as connection:

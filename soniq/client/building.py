@@ -218,7 +218,7 @@ def _behind_gate(
     if isinstance(task, TaskRef) or task.defaults.limits is None:
         return placement
     gate = task.gate(bound)
-    return placement if gate == placement.gate else replace(placement, gate=gate)
+    return placement if gate == placement.gate else placement.of_one(placement.unique, gate)
 
 
 # Not `dict | Mapping`, which would be made anew for each job.
@@ -241,7 +241,7 @@ def _with_key(
     """Place a job by the key that is made of its arguments; others are placed as all of a task."""
     known = args if isinstance(task, TaskRef) else {**task.arguments.defaults, **args}
     own = rule.of(known, task.name)
-    return placement if own is rule else replace(placement, unique=own)
+    return placement if own is rule else placement.of_one(own, placement.gate)
 
 
 def _bound(

@@ -6,19 +6,36 @@ number of jobs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from ..errors import DuplicateJob, PayloadTooLarge
+from ..errors import DatabaseError
 from ..job.codec import decode, encode
 from ..job.record import NewJob
-from ..job.unique import Enqueued, Unique
+from ..job.unique import Enqueued, Outcome, Unique
 from ..steps import Atomic, Query, Steps
-from . import rows
+from . import keyed
+from .keyed import Placed
 
 PLACE = """
     SELECT place, CAST(job_id AS text), outcome, CAST(old_args AS text)
     FROM {soniq}.enqueue_keyed(CAST(CAST(%(jobs)s AS text) AS jsonb), CAST(%(notify)s AS text))"""
+
+# A row comes back only if the job was not stored as it is.
+PLACE_ONE = """
+    SELECT CAST(1 AS bigint), CAST(job_id AS text), outcome
+    FROM {soniq}.enqueue_one(
+        CAST(%(id)s AS uuid), CAST(%(task)s AS text), CAST(%(queue)s AS text),
+        CAST(CAST(%(args)s AS text) AS jsonb), CAST(CAST(%(priority)s AS text) AS smallint),
+        CAST(CAST(%(max_attempts)s AS text) AS integer), CAST(%(gate)s AS text),
+        CAST(%(key)s AS text), CAST(CAST(%(rule)s AS text) AS jsonb), CAST(%(notify)s AS text))"""
+
+# Most bulks are jobs of one kind: what they share is written once, and a row comes back only for
+# what was not stored.
+PLACE_ALIKE = """
+    SELECT place, CAST(job_id AS text), outcome
+    FROM {soniq}.enqueue_alike(CAST(CAST(%(common)s AS text) AS jsonb),
+        CAST(CAST(%(jobs)s AS text) AS jsonb), CAST(%(notify)s AS text))"""
 
 LOCK = """
     SELECT CAST({soniq}.lock_keys(CAST(CAST(%(jobs)s AS text) AS jsonb)) AS text)"""
@@ -30,18 +47,6 @@ PRUNE = """
 
 # Keys that are looked at in one transaction; only those that look dead are locked.
 PAGE = 1000
-
-# Of all jobs of one statement, as text: jsonb takes several times as much, and has a limit.
-MOST_BYTES = 64 * 1024 * 1024
-
-
-class Placed(NamedTuple):
-    """What became of one job; `old_args` when it is still to be merged with what stands."""
-
-    place: int
-    job_id: str
-    outcome: Any
-    old_args: str | None
 
 
 class Pruned(NamedTuple):
@@ -81,6 +86,8 @@ def enqueue_many(jobs: Sequence[NewJob], notify: str) -> Steps[Enqueued]:
     """
     if any(_mergers(job) for job in jobs):
         placed = yield from Atomic(_merge_each(jobs, notify))
+    elif (short := _short_way(jobs, notify)) is not None:
+        return (yield from _but_for(jobs, short))
     else:
         placed = yield from _place(jobs, notify)
     return Enqueued([each.job_id for each in placed], [each.outcome for each in placed])
@@ -92,18 +99,59 @@ def prune(after: Pruned) -> Query[Pruned]:
 
 
 def _place(jobs: Sequence[NewJob], notify: str, *, ask: bool = False) -> Steps[list[Placed]]:
-    params = {"jobs": _written(jobs, ask=ask), "notify": notify}
-    placed = yield from Query(PLACE, params, Placed._make)
+    params = {"jobs": keyed.written(jobs, ask=ask), "notify": notify}
+    placed = yield from Query(PLACE, params, keyed.placed)
     for each in placed:
-        if each.outcome in {"held", "too_large"}:
-            raise _refusal(each, jobs[each.place - 1], of_many=len(jobs) > 1)
+        keyed.check(each, jobs)
     return placed
+
+
+def _short_way(jobs: Sequence[NewJob], notify: str) -> Query[Placed] | None:
+    """Find the statement for what is usual, which tells of exceptions only; None if this is not."""
+    if not jobs:
+        return None
+    first = jobs[0]
+    if len(jobs) == 1:
+        unique, plain = first.placement.unique, first.placement.plain_but_for_keys
+        if unique is None or not plain:
+            return None
+        return Query(PLACE_ONE, {**keyed.texts(first, unique), "notify": notify}, keyed.placed)
+    if (rule := keyed.rule_of_all(jobs)) is None:
+        return None
+    shared, own = keyed.common(first, rule), keyed.written_short(jobs)
+    return Query(PLACE_ALIKE, {"common": shared, "jobs": own, "notify": notify}, keyed.placed)
+
+
+def _but_for(jobs: Sequence[NewJob], exceptions: Query[Placed]) -> Steps[Enqueued]:
+    """Store jobs as they are, but for those that the statement tells of."""
+    ids: list[str] = [job.id for job in jobs]
+    outcomes: list[Outcome] = ["enqueued"] * len(jobs)
+    for each in (yield from exceptions):
+        keyed.check(each, jobs)
+        ids[each.place - 1], outcomes[each.place - 1] = each.job_id, each.outcome
+    return Enqueued(ids, outcomes)
 
 
 def _merge_each(jobs: Sequence[NewJob], notify: str) -> Steps[list[Placed]]:
     """Place jobs one by one: what a function of the caller's makes of one, the next may meet."""
-    if len(jobs) > 1:
-        yield from Query(LOCK, {"jobs": _written(jobs)})
+    if len(jobs) == 1:
+        return (yield from _merge_in_turn(jobs, notify))
+    yield from Query(LOCK, {"jobs": keyed.written(jobs)})
+    # The transaction may be the caller's, who may go on after an error: then none was stored.
+    yield from Query("SAVEPOINT soniq_merge")
+    try:
+        placed = yield from _merge_in_turn(jobs, notify)
+    except DatabaseError:  # the transaction is aborted
+        raise
+    except Exception:  # whatever the function raises among them
+        yield from Query("ROLLBACK TO SAVEPOINT soniq_merge")
+        yield from Query("RELEASE SAVEPOINT soniq_merge")
+        raise
+    yield from Query("RELEASE SAVEPOINT soniq_merge")
+    return placed
+
+
+def _merge_in_turn(jobs: Sequence[NewJob], notify: str) -> Steps[list[Placed]]:
     placed = []
     for job in jobs:
         (one,) = yield from _place((job,), notify, ask=_mergers(job))
@@ -127,49 +175,3 @@ def _merged(job: NewJob, unique: Unique, old_args: str) -> NewJob:
 def _mergers(job: NewJob) -> bool:
     unique = job.placement.unique
     return unique is not None and any(callable(how) for _, how in unique.merge)
-
-
-def _written(jobs: Iterable[NewJob], *, ask: bool = False) -> str:
-    """Write jobs as a JSON array, each with its rule."""
-    text = ",".join([_line(job, ask=ask) for job in jobs])
-    if len(text) > MOST_BYTES:
-        raise PayloadTooLarge(
-            f"Jobs with keys are stored by one statement, and these take more than "
-            f"{MOST_BYTES:,} bytes together. Store them in several parts."
-        )
-    return f"[{text}]"
-
-
-def _line(job: NewJob, *, ask: bool) -> str:
-    unique = job.placement.unique
-    return rows.line(job) if unique is None else rows.line(job, unique=_rule(unique, ask=ask))
-
-
-def _rule(unique: Unique, *, ask: bool) -> dict[str, Any]:
-    rule: dict[str, Any] = {"states": unique.states, "conflict": unique.conflict}
-    if unique.key is not None:
-        rule["key"] = unique.key
-    if unique.seconds is not None:
-        rule["seconds"] = unique.seconds
-    if ask:
-        rule["ask"] = True
-    elif merge := {name: how for name, how in unique.merge if not callable(how)}:
-        rule |= {"merge": merge, "limit": unique.limit}
-    return rule
-
-
-def _refusal(placed: Placed, job: NewJob, *, of_many: bool) -> DuplicateJob | PayloadTooLarge:
-    unique, task = job.placement.unique, job.placement.task
-    where = f"Job {placed.place - 1} of the list: " if of_many else ""
-    if placed.outcome == "too_large":
-        limit = 0 if unique is None else unique.limit
-        return PayloadTooLarge(
-            f"{where}Merged with those of job {placed.job_id}, the arguments of {task} take more "
-            f"than {limit:,} bytes. Merge less, or raise max_payload_bytes."
-        )
-    key = "these arguments" if unique is None or unique.key is None else f"the key {unique.key!r}"
-    return DuplicateJob(
-        f"{where}Job {placed.job_id} of {task} has {key} already. Leave this one out, or enqueue "
-        "it with on_conflict='skip' or 'replace'.",
-        job_id=placed.job_id,
-    )

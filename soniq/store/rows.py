@@ -47,8 +47,21 @@ def line(job: NewJob, **more: object) -> str:
         job: The new job.
         **more: What the statement wants beside its values.
     """
-    row = {**parameters(job), **more}
-    args, trace = row.pop("args"), row.pop("trace") or "null"
-    moment = job.placement.due
+    more = {"id": job.id, "gate": job.placement.gate, **more}
+    return f'{common(job, **more)[:-1]}, "args": {job.args}}}'
+
+
+def common(job: NewJob, **more: object) -> str:
+    """Write what jobs of one kind have in common as a JSON object.
+
+    Args:
+        job: One of them.
+        **more: What the statement wants beside that.
+    """
+    row = parameters(job)
+    for own in ("id", "args", "gate"):
+        del row[own]
+    trace, moment = row.pop("trace") or "null", job.placement.due
     row["moment"] = moment.isoformat() if isinstance(moment, datetime) else None
-    return f'{json.dumps(row, ensure_ascii=False)[:-1]}, "args": {args}, "trace": {trace}}}'
+    row |= more
+    return f'{json.dumps(row, ensure_ascii=False)[:-1]}, "trace": {trace}}}'

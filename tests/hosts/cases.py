@@ -274,6 +274,9 @@ async def a_duplicate_does_not_harm_the_transaction(lender: Lender) -> None:
         with pytest.raises(DuplicateJob):
             calls = [lender.task.options(queue=lender.queue).call([5]), refused.call([6])]
             await settled(lender.eq.enqueue_many(calls, connection=lender.lent))
+        with pytest.raises(DuplicateJob):  # nor are those that a function of the caller's merges
+            calls = [kept.call([5]), refused.call([6])]
+            await settled(lender.eq.enqueue_many(calls, connection=lender.lent))
         made = await settled(lender.eq.enqueue_many(once, [([7],), ([8],)], connection=lender.lent))
         assert (made, made.outcomes) == ([first, first], ["existing", "existing"])
         assert await lender.value("SELECT 1") == 1

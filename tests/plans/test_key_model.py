@@ -32,8 +32,22 @@ _asked = st.fixed_dictionaries(
         "n": st.integers(1, 9),
     }
 )
+# Of one kind: those are placed together rather than one after another.
+_alike = st.builds(
+    lambda rule, keys: [{**rule, "key": key, "n": n} for n, key in enumerate(keys)],
+    st.fixed_dictionaries(
+        {
+            "states": st.sampled_from([STATES, STATES[:2]]),
+            "seconds": st.sampled_from([None, None, 3600.0]),
+            "conflict": st.sampled_from(["skip", "skip", "raise"]),
+            "due": st.sampled_from([None, 3600.0]),
+        }
+    ),
+    st.lists(st.sampled_from("abc"), min_size=2, max_size=5),
+)
 _steps = st.one_of(
     st.lists(_asked, min_size=1, max_size=5),
+    _alike,
     st.tuples(st.sampled_from(["begin", "come back", "end"]), st.integers(0, 9)),
     st.tuples(st.sampled_from(["unique_for is over"]), st.sampled_from("ab")),
 )

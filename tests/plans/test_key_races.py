@@ -131,6 +131,43 @@ def test_a_duplicate_waits_for_nobody_once_its_job_is_committed(desk: Desk, asid
     desk.sql("COMMIT")
 
 
+def test_of_many_those_that_are_duplicates_wait_for_nobody(desk: Desk, aside: Aside) -> None:
+    """Each bulk locked all of its keys, those of duplicates too, to the end of its transaction."""
+    there = put(desk, unique_job("1"), unique_job("2"))
+    desk.sql("BEGIN")
+    put(desk, unique_job("1"), unique_job("3"), unique_job("2"))
+    desk.sql("SELECT FROM {soniq}.keys FOR UPDATE")
+    made = aside.begin(unique_job("2"), unique_job("4"), unique_job("1")).result(30)
+    assert made.outcomes == ["existing", "enqueued", "existing"]
+    assert made[::2] == there[::-1]
+    desk.sql("COMMIT")
+
+
+@pytest.mark.parametrize("conflict", ["skip", "raise"])
+def test_many_that_wait_for_a_slow_commit_see_what_it_leaves(
+    desk: Desk, aside: Aside, conflict: str
+) -> None:
+    (dead,) = put(desk, unique_job("0"))
+    desk.ask(jobs.delete(dead, "off"))
+    desk.sql("BEGIN")
+    first = put(desk, unique_job("1"), unique_job("2"))
+    given = [unique_job(key, conflict=conflict, seconds=60.0) for key in "2301"]
+    made = aside.begin(*given)
+    desk.until_somebody_waits(1)
+    desk.sql("COMMIT")
+    if conflict == "raise":
+        with pytest.raises(DuplicateJob, match="Job 0 of the list") as refused:
+            made.result(30)
+        assert refused.value.job_id == first[1]
+        assert [holders(desk, f"k:{key}") for key in "03"] == [[dead], []]
+        assert desk.sql("SELECT FROM {soniq}.keys WHERE until IS NOT NULL") == []
+        assert count(desk) == 2
+    else:
+        assert made.result(30).outcomes == ["existing", "enqueued", "enqueued", "existing"]
+        assert made.result()[::3] == first[::-1]
+        assert holders(desk, "k:0") == [made.result()[2]]
+
+
 def test_two_replacements_come_one_after_the_other(desk: Desk, aside: Aside) -> None:
     merge = {"conflict": "replace", "merge": (("ids", "append"), ("n", "sum"))}
     (first,) = put(desk, unique_job(args={"ids": [1], "n": 1}))

@@ -11,7 +11,7 @@ import pytest
 from soniq.errors import DuplicateJob, PayloadTooLarge
 from soniq.job.record import JobStatus, NewJob
 from soniq.job.unique import STATES, Enqueued, Unique
-from soniq.store import bulk, dead_letters, endings, jobs, keys
+from soniq.store import bulk, dead_letters, endings, jobs, keyed, keys
 from soniq.store.endings import Told
 
 from .desk import Desk, new_job
@@ -287,6 +287,25 @@ def test_a_function_that_fails_leaves_the_job_as_it_was(desk: Desk) -> None:
     assert desk.everything() == before
 
 
+def test_of_many_that_functions_merge_all_are_stored_or_none(desk: Desk) -> None:
+    """In a transaction of the caller's, who went on, those before the one that failed stayed."""
+    put(desk, unique_job("b", args={"n": 1}))
+    before = desk.everything()
+    desk.sql("BEGIN")
+    merge = {"conflict": "replace", "merge": (("n", lambda older, newer: older / newer),)}
+    first = unique_job("a", args={"n": 1}, **merge)
+    with pytest.raises(ZeroDivisionError):
+        put(desk, first, unique_job("b", args={"n": 0}, **merge))
+    with pytest.raises(DuplicateJob):
+        put(desk, first, unique_job("b", conflict="raise"))
+    desk.sql("DELETE FROM {soniq}.keys WHERE holders = '{}'")
+    assert desk.everything() == before
+    made = put(desk, first, unique_job("b", args={"n": 2}, **merge))
+    desk.sql("COMMIT")
+    assert made.outcomes == ["enqueued", "replaced"]
+    assert args(desk, made[1]) == {"n": 0.5}
+
+
 @pytest.mark.parametrize("how", ["append", lambda older, newer: older + newer])
 def test_merged_arguments_stay_within_the_limit(desk: Desk, how: Any) -> None:
     long, merge = {"ids": ["x" * 40]}, (("ids", how),)
@@ -343,13 +362,52 @@ def test_with_raise_many_jobs_are_stored_all_or_none(desk: Desk) -> None:
     assert fresh.outcomes == ["enqueued"] * 2
 
 
+def test_many_of_one_kind_have_an_outcome_each_in_their_order(desk: Desk) -> None:
+    (there,) = put(desk, unique_job("b"))
+    asked = [unique_job(key) for key in "zbazyb"]
+    made = put(desk, *asked)
+    assert made.outcomes == ["enqueued", "existing", "enqueued", "existing", "enqueued", "existing"]
+    new = [asked[0].id, asked[2].id, asked[4].id]
+    assert made == [new[0], there, new[1], new[0], new[2], there]
+    assert desk.sql("SELECT CAST(id AS text) FROM {soniq}.jobs ORDER BY id") == [
+        (each,) for each in sorted([there, *new])
+    ]
+    many = put(desk, *(unique_job(None, args={"n": n % 7000}) for n in range(10_000)))
+    assert many.outcomes == ["enqueued"] * 7000 + ["existing"] * 3000
+    assert many[7000:] == many[:3000]
+
+
+def test_a_job_that_runs_keeps_its_key_beside_those_of_a_bulk(desk: Desk) -> None:
+    (runs, dead) = put(desk, unique_job("a"), unique_job("b"))
+    desk.claim(WORKER)
+    desk.ask(jobs.delete(dead, "off"))
+    asked = [unique_job(key, states=WAITING) for key in "ba"]
+    assert put(desk, *asked).outcomes == ["enqueued"] * 2
+    assert holders(desk, "k:a") == [runs, asked[1].id]
+    assert holders(desk, "k:b") == [asked[0].id]
+
+
+def test_many_of_one_kind_are_stored_all_or_none_with_raise(desk: Desk) -> None:
+    (there,) = put(desk, unique_job("b"))
+    before = desk.everything()
+    desk.sql("BEGIN")
+    for keys_of, place in (("abc", 1), ("aca", 2), ("caab", 2)):
+        asked = [unique_job(key, conflict="raise") for key in keys_of]
+        with pytest.raises(DuplicateJob, match=f"Job {place} of the list: ") as refused:
+            put(desk, *asked)
+        assert refused.value.job_id == (there if place == 1 else asked[keys_of.index("a")].id)
+        assert desk.everything() == before
+    desk.sql("COMMIT")
+    assert desk.everything() == before
+
+
 def test_no_jobs_are_no_jobs(desk: Desk) -> None:
     assert desk.ask(bulk.enqueue_many([], (), "off")) == []
     assert put(desk) == []
 
 
 def test_jobs_that_are_too_large_together_are_refused(desk: Desk) -> None:
-    large = "x" * (keys.MOST_BYTES // 2)
+    large = "x" * (keyed.MOST_BYTES // 2)
     with pytest.raises(PayloadTooLarge, match="several parts"):
         put(desk, *(unique_job("k", args={"a": large}) for _ in range(2)))
     assert count(desk) == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -149,6 +150,17 @@ def test_what_is_merged_has_the_type_for_it(how: Any, value: Any, fits: bool) ->
     else:
         with pytest.raises(InvalidArguments, match=f"t merges a .{how}., so it must be a"):
             rule.of({"a": value}, "t")
+
+
+def test_a_rule_and_a_placement_keep_all_but_what_is_of_one_job() -> None:
+    """Both are written out, so that a field that is added could be forgotten."""
+    rule = Unique(lambda **_: "k", STATES[:1], 5.0, "replace", (("a", "sum"),), 7)
+    due = datetime(2025, 1, 1, tzinfo=UTC)
+    placement = Placement("t", "q", 1, due, 2, 3.0, ("x",), "{}", rule, "g")
+    for value in (rule, placement):
+        assert all(getattr(value, f.name) != f.default for f in fields(value))
+    assert rule.of({"a": 1}, "t") == replace(rule, key="k")
+    assert placement.of_one(None, "h") == replace(placement, unique=None, gate="h")
 
 
 def test_a_job_with_a_key_is_not_plain() -> None:
