@@ -62,7 +62,7 @@ def lifespan(
             state = await stack.enter_async_context(inner(app)) if inner is not None else None
             if run_worker:
                 await stack.enter_async_context(eq.start_worker(concurrency, queues))
-            yield dict(state or {})
+            yield {"soniq": eq, **(state or {})}
 
     return entered
 
@@ -73,7 +73,9 @@ def client(request: HTTPConnection) -> Soniq:
     Raises:
         SettingsError: The app does not run with `lifespan(eq)`.
     """
-    found = getattr(request.app.state, "soniq", None)
+    # An app that is mounted has a state of its own, and no lifespan; it shares the request's.
+    shared = request.scope.get("state") or {}
+    found = getattr(request.app.state, "soniq", None) or shared.get("soniq")
     if not isinstance(found, Soniq):
         raise SettingsError(
             "The app has no Soniq client. Make it with FastAPI(lifespan=lifespan(eq)); a test "

@@ -145,6 +145,15 @@ def test_starlette_takes_the_lifespan_too(eq: Soniq) -> None:
         assert sync.get_job(client.post("/").text).task == note.name
 
 
+def test_an_app_that_is_mounted_has_the_client_too(shop: FastAPI, ask: Ask) -> None:
+    """It has no lifespan, and a state of its own: it was told that the app has no client."""
+    outer = FastAPI(lifespan=shop.router.lifespan_context)
+    outer.mount("/shop", shop)
+    with TestClient(outer) as client:
+        job_id = client.post("/shop/orders/one").json()
+        assert client.get(f"/shop/orders/{job_id}/state").json() == "queued"
+
+
 def test_an_app_without_the_lifespan_is_told_so(shop: FastAPI, ask: Ask) -> None:
     with pytest.raises(SettingsError, match="lifespan"):
         TestClient(shop).post("/orders/one")

@@ -38,17 +38,18 @@ def install(client: Base) -> None:
 
 def _between_requests(call: Call) -> Any:
     # A block that was open before is a test's, and so is its connection.
-    tests = [each.alias for each in _open() if each.in_atomic_block]
-    _refresh(tests)
+    before = _open()  # each look costs some microseconds
+    tests = [each.alias for each in before if each.in_atomic_block]
+    _refresh(before, tests)
     try:
         return call()
     finally:
-        _refresh(tests)
+        _refresh(_open(), tests)
 
 
-def _refresh(but: Sequence[str]) -> None:
+def _refresh(opened: Sequence[Any], but: Sequence[str]) -> None:
     """Do what `close_old_connections` and `reset_queries` do, but for some."""
-    for connection in _open():
+    for connection in opened:
         if connection.alias in but:
             continue
         connection.queries_log.clear()
