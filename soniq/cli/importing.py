@@ -24,6 +24,8 @@ def load_module(name: str, folder: Path | None = None) -> ModuleType:
     """
     if name.endswith(".py"):
         name = _module_of((folder or Path.cwd()) / name)
+    elif not name.strip(".") or name.startswith("."):
+        raise AppNotFound(_absent(name))
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""`soniq jobs list|show|why|cancel|retry`."""
+"""`soniq jobs list|show|why|cancel|retry|delete`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATUSES = ("scheduled", "queued", "processing", "done", "cancelled", "dead_lett
 
 @click.group(cls=Group)
 def jobs() -> None:
-    """List, show, explain, cancel and retry jobs."""
+    """List, show, explain, cancel, retry and delete jobs."""
 
 
 @jobs.command("list")
@@ -87,6 +87,15 @@ def retry(state: State, /, *, job_ids: tuple[str, ...]) -> int:
     """Run jobs now: a scheduled one as it is, one that has ended as a new job."""
     with state.client() as client:
         return each(job_ids, lambda job_id: _retried(client, job_id))
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.pass_obj
+def delete(state: State, /, *, job_ids: tuple[str, ...]) -> int:
+    """Forget jobs that are not running: nothing is left of them, not even in history."""
+    with state.client() as client:
+        return each(job_ids, lambda job_id: _deleted(client, job_id))
 
 
 def each(job_ids: Iterable[str], act: Callable[[str], str]) -> int:
@@ -171,6 +180,15 @@ def _cancelled(client: SoniqSync, job_id: str) -> str:
         return f"{job_id} is running; it was asked to stop" if running else f"{job_id} cancelled"
     job = client.get_job(job_id)
     raise InvalidTransition(f"Job {job_id} has ended ({job.status}); there is nothing to cancel.")
+
+
+def _deleted(client: SoniqSync, job_id: str) -> str:
+    from ..errors import InvalidTransition
+
+    if client.delete_job(job_id):
+        return f"{job_id} deleted"
+    job = client.get_job(job_id)
+    raise InvalidTransition(f"Job {job_id} is {job.status}. Cancel it, and delete it then.")
 
 
 def _status(client: SoniqSync, job_id: str) -> object:

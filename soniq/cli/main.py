@@ -40,7 +40,7 @@ COMMANDS = {
     "status": ("soniq.cli.status:status", "Show queues and workers."),
     "enqueue": ("soniq.cli.enqueue:enqueue", "Enqueue a job: NAME key=value ..."),
     "queues": ("soniq.cli.queues:queues", "Look at queues; pause, limit, empty and move them."),
-    "jobs": ("soniq.cli.jobs:jobs", "List, show, explain, cancel and retry jobs."),
+    "jobs": ("soniq.cli.jobs:jobs", "List, show, explain, cancel, retry and delete jobs."),
     "dead-letter": ("soniq.cli.dead_letter:dead_letter", "Look after jobs that died."),
     "schedules": (
         "soniq.cli.schedules:schedules",

@@ -189,7 +189,7 @@ def _or_none(value: Any, check: Any) -> Any:
 
 def _whole(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise InvalidOption(f"{what} must be a whole number of at least 1, not {shown(value)}.")
+        raise InvalidOption(f"{what} must be a whole number from 1 to {MOST}, not {shown(value)}.")
     return value
 
 

@@ -219,6 +219,19 @@ def test_a_job_is_shown_with_what_went_wrong(shell: Shell) -> None:
     assert 'raise RuntimeError(f"no way' in said
 
 
+def test_a_job_is_deleted_unless_it_runs(shell: Shell, database: psycopg.Connection[Any]) -> None:
+    job_id, running = (enqueued(shell, "welcome", "user_id=1") for _ in range(2))
+    database.execute(
+        "UPDATE soniq.jobs SET state = 'processing', attempt = 1, started_at = now(),"
+        " worker_id = soniq.uuid7() WHERE id = %s",
+        (running,),
+    )
+    done = shell("jobs", "delete", job_id, running, code=3)
+    assert done.stdout == f"{job_id} deleted\n"
+    assert done.stderr == f"soniq: Job {running} is processing. Cancel it, and delete it then.\n"
+    assert "There is no job" in shell("jobs", "delete", job_id, code=3).stderr
+
+
 def test_a_waiting_job_is_cancelled_and_an_ended_one_is_not(shell: Shell) -> None:
     job_id = enqueued(shell, "welcome", "user_id=1")
     assert shell("jobs", "cancel", job_id).stdout == f"{job_id} cancelled\n"

@@ -160,6 +160,8 @@ def test_a_name_that_is_made_when_it_is_asked_for_may_fail(bare: Shell) -> None:
         ("app:handler", "app:handler is a"),
         ("empty", "There is no Soniq or SoniqSync in empty"),
         ("nowhere.py", "There is no module 'nowhere'"),
+        (":", "There is no module ''"),
+        ("../x:eq", "There is no module '../x'"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_told(bare: Shell, spec: str, said: str) -> None:

@@ -119,9 +119,9 @@ async def test_limits_and_pauses_do_not_touch_one_another(eq: Any) -> None:
     ("changes", "words"),
     [
         ({}, "something to change"),
-        ({"concurrency": 0}, "at least 1"),
-        ({"concurrency": True}, "at least 1"),
-        ({"max_depth": 1.5}, "at least 1"),
+        ({"concurrency": 0}, "from 1 to 2000000000"),
+        ({"concurrency": True}, "from 1 to 2000000000"),
+        ({"max_depth": 1.5}, "from 1 to 2000000000"),
         ({"rate_limit": "often"}, "'100/minute'"),
         ({"on_full": "explode", "max_depth": 5}, "raise, drop_oldest, wait"),
         ({"aging": 0.5}, "at least one second"),
