@@ -237,12 +237,19 @@ class Child:
     async def _exchange(self, *parcels: Any) -> Answer:
         try:
             for parcel in parcels:
-                await self._orders.send(wrapped(parcel))
+                await self._send(wrapped(parcel))
             answer: Answer = await receive_async(self._answers)
         except (anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead):
             code = await self._process.wait()
             raise ProcessLost(_lost(code)) from None
         return answer
+
+    async def _send(self, parcel: bytes) -> None:
+        try:
+            await self._orders.send(parcel)
+        except (ConnectionError, RuntimeError) as error:
+            # What asyncio and uvloop say of a pipe without a reader; an older anyio passes it on.
+            raise anyio.BrokenResourceError from error
 
 
 async def _open() -> Process:
