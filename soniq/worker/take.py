@@ -14,7 +14,7 @@ from ..steps import Query
 from ..store import claims
 from . import gated
 from .bench import Bench
-from .pace import Pace
+from .throughput import Throughput
 
 R = TypeVar("R")
 
@@ -60,7 +60,7 @@ class Taker:
         self._barren = turns.Barren()
         self._shallow = turns.Shallow()
         self._mixed_until = 0.0
-        self._pace = Pace()
+        self._throughput = Throughput()
         self._bytes = 0
 
     @property
@@ -71,7 +71,7 @@ class Taker:
     @property
     def pace(self) -> float:
         """How many attempts end per second, as of the last claim."""
-        return self._pace.rate
+        return self._throughput.rate
 
     async def ask(self, query: Query[R]) -> list[R]:
         """Run one statement on the connection of the claims."""
@@ -82,7 +82,7 @@ class Taker:
         bench, now = self._bench, time.monotonic()
         if bench.fenced:
             return 0
-        pace, mixed = self._pace.at(now, bench.finished), now < self._mixed_until
+        pace, mixed = self._throughput.at(now, bench.finished), now < self._mixed_until
         cap = bench.settings.prefetch
         if mixed and self._shallow.few(now):
             cap = min(cap, MOST_BESIDE_SHALLOW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Pace:
+class Throughput:
     """How many attempts end per second, over the last moments.
 
     Attributes:
@@ -18,7 +18,7 @@ class Pace:
         self.rate = 0.0
 
     def at(self, now: float, finished: int) -> float:
-        """Return the present pace, given how many have ended so far."""
+        """Return the present rate, given how many have ended so far."""
         passed = now - self._since
         if passed >= 0.02:
             fresh = (finished - self._finished) / passed
