@@ -20,21 +20,23 @@ REST_SECONDS = 1.0
 DISCARD: Query[None] = Query("DISCARD PLANS")
 
 
-def settings(*, local: bool) -> Query[None]:
-    """Make the settings, for the session or only for the transaction this runs in.
-
-    JIT would find the price that forbids a plan, and compile for it.
-    """
-    scope: LiteralString = "true" if local else "false"
-    sql: LiteralString = ", ".join(
-        f"set_config('{name}', 'off', {scope})"
-        for name in ("enable_seqscan", "enable_bitmapscan", "jit")
-    )
-    return Query(f"SELECT {sql}")
+def _off(scope: LiteralString) -> LiteralString:
+    # JIT would find the price that forbids a plan, and compile for it.
+    names: tuple[LiteralString, ...] = ("enable_seqscan", "enable_bitmapscan", "jit")
+    return ", ".join(f"set_config('{name}', 'off', {scope})" for name in names)
 
 
-SESSION = settings(local=False)
-LOCAL = settings(local=True)
+# A claim counts what runs after it has a lock, so its transaction must be read committed, and a
+# database or a role may have another default.
+SESSION: Query[None] = Query(
+    f"SELECT {_off('false')}, set_config('default_transaction_isolation', 'read committed', false)"
+)
+# The same for the transaction that these begin. The first lasts no longer either, though it does
+# not say LOCAL: of that the server would warn outside of BEGIN and COMMIT.
+LOCAL: tuple[Query[None], ...] = (
+    Query("SET transaction_isolation = 'read committed'"),
+    Query(f"SELECT {_off('true')}"),
+)
 
 
 class Plans:

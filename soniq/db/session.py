@@ -27,7 +27,7 @@ class _PooledHost(AsyncPsycopgHost):
 
     async def query(self, step: Query[R]) -> list[R]:
         """Run one statement, in the transaction of its settings; one round trip."""
-        _, rows = await self.batch(Batch((planner.LOCAL, step)))
+        *_, rows = await self.batch(Batch((*planner.LOCAL, step)))
         return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from soniq.db.aio import Database
 from soniq.db.session import Session
@@ -94,6 +95,24 @@ async def test_behind_a_pooler_the_settings_last_as_long_as_a_statement(scratch:
     assert session._connection is not None
     cursor = await session._connection.execute(OFF.encode())
     assert ("enable_seqscan",) not in await cursor.fetchall()
+    await session.close()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_it_reads_what_is_committed_whatever_the_default_is(
+    scratch: str, witness: Any, level: str, pooled: bool
+) -> None:
+    """A worker with a limited task claimed nothing where its role or database had another one."""
+    spoken = level.replace(" ", "\\ ")
+    url = make_conninfo(scratch, options=f"-c default_transaction_isolation={spoken}")
+    session = Session(Database(Settings().with_(pgbouncer=pooled), url=lambda: url))
+    said = "SELECT current_setting('transaction_isolation')"
+    for _ in range(2):
+        assert await session.run(ask, said) == [("read committed",)]
+    assert session._connection is not None
+    cursor = await session._connection.execute(said)
+    assert await cursor.fetchone() == (level if pooled else "read committed",)  # nobody else's
     await session.close()
 
 

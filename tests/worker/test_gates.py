@@ -377,3 +377,26 @@ async def test_who_serves_another_queue_hears_that_the_task_has_room(
             await seen.some(2, JobFinished)
             heard = [note.payload for note in ear.notifies(timeout=5, stop_after=1)]
     assert heard[:1] == ["q:*"]
+
+
+async def test_limits_hold_where_the_role_asks_for_other_transactions(
+    app: Soniq, ask: Ask, database_url: str
+) -> None:
+    """Claims said that they need transactions that are read committed, and nothing ran."""
+    gauge = Gauge()
+
+    @app.job(concurrency=1)
+    async def act(n: int) -> None:
+        with gauge.run("act"):
+            await anyio.lowlevel.checkpoint()
+
+    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    try:
+        await ask(f"""ALTER ROLE CURRENT_USER IN DATABASE "{name}"
+                      SET default_transaction_isolation = 'serializable'""")
+        await app.enqueue_many(act, [(n,) for n in range(9)])
+        await run_once(app)
+    finally:
+        await ask(f"""ALTER ROLE CURRENT_USER IN DATABASE "{name}" RESET ALL""")
+    await done(ask, 9)
+    assert gauge.most == {"act": 1}
