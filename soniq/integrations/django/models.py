@@ -226,6 +226,8 @@ class Schedule(models.Model):
     created_at = models.DateTimeField()
     changed_at = models.DateTimeField()
     revision = models.BigIntegerField()
+    orphaned = models.BooleanField()
+    declared_until = models.DateTimeField(null=True)
 
     class Meta:
         """Its table."""
