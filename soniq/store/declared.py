@@ -16,21 +16,48 @@ FIND = """
     SELECT CAST(to_jsonb(s) AS text) FROM {soniq}.schedules s
     WHERE s.name = ANY (CAST(%(names)s AS text[]))"""
 
-# Another application may use this database: what it declares is left alone while one of its workers
-# lives. After a crash of the server nobody counts as dead before all had time to report.
-RETIRE = """
-    UPDATE {soniq}.schedules s SET
-        retired_at = statement_timestamp(), changed_at = statement_timestamp(),
-        revision = s.revision + 1
-    WHERE s.owner = 'code' AND s.retired_at IS NULL
-      AND NOT (s.name = ANY (CAST(%(declared)s AS text[])))
-      AND (s.task = ANY (CAST(%(tasks)s AS text[])) OR NOT EXISTS (
-            SELECT FROM {soniq}.workers w
-            WHERE s.task = ANY (w.tasks) AND w.seen_at > statement_timestamp()
-                - make_interval(secs => CAST(CAST(%(timeout)s AS text) AS double precision)))
-          AND NOT EXISTS (SELECT FROM {soniq}.watch WHERE since > statement_timestamp()
-                - make_interval(secs => CAST(CAST(%(timeout)s AS text) AS double precision))))
-    RETURNING s.name"""
+# What is declared here and was retired only for want of a worker comes back, as it was: a release
+# that started later may have changed it. What is not declared here is retired: for good if this
+# code has the task; else until its code is back, for another application may use this database.
+# What that declares is left alone while one of its workers lives, or a scheduler without workers
+# vouches for it. After a crash of the server nobody counts as dead before all had time to report.
+LOOK = """
+    WITH given AS (
+        SELECT statement_timestamp() + make_interval(
+                secs => CAST(CAST(%(vouched)s AS text) AS double precision)) AS vouched_until,
+            statement_timestamp() - make_interval(
+                secs => CAST(CAST(%(timeout)s AS text) AS double precision)) AS alive_since),
+    mine AS MATERIALIZED (
+        SELECT s.name, s.retired_at IS NOT NULL AS back FROM {soniq}.schedules s
+        WHERE s.name = ANY (CAST(%(declared)s AS text[])) AND s.owner = 'code'
+          AND CASE WHEN s.retired_at IS NULL THEN CAST(%(vouched)s AS text) IS NOT NULL
+              ELSE s.orphaned END
+        FOR UPDATE SKIP LOCKED),
+    kept AS (
+        UPDATE {soniq}.schedules s SET
+            retired_at = NULL, orphaned = false,
+            declared_until = coalesce((SELECT vouched_until FROM given), s.declared_until),
+            changed_at = CASE WHEN m.back THEN statement_timestamp() ELSE s.changed_at END,
+            revision = s.revision + CAST(m.back AS integer)
+        FROM mine m WHERE s.name = m.name RETURNING s.name, m.back),
+    gone AS (
+        UPDATE {soniq}.schedules s SET
+            retired_at = coalesce(s.retired_at, statement_timestamp()),
+            orphaned = NOT (s.task = ANY (CAST(%(tasks)s AS text[]))),
+            changed_at = statement_timestamp(), revision = s.revision + 1
+        WHERE s.owner = 'code' AND NOT (s.name = ANY (CAST(%(declared)s AS text[])))
+          AND CASE WHEN s.task = ANY (CAST(%(tasks)s AS text[]))
+              THEN s.retired_at IS NULL OR s.orphaned
+              ELSE s.retired_at IS NULL
+                AND (s.declared_until > statement_timestamp()) IS NOT TRUE
+                AND NOT EXISTS (SELECT FROM {soniq}.workers w
+                    WHERE s.task = ANY (w.tasks) AND w.seen_at > (SELECT alive_since FROM given))
+                AND NOT EXISTS (SELECT FROM {soniq}.watch
+                    WHERE since > (SELECT alive_since FROM given))
+              END
+        RETURNING s.name, s.retired_at = statement_timestamp() AS new)
+    SELECT name, true AS back FROM kept WHERE back
+    UNION ALL SELECT name, false FROM gone WHERE new"""
 
 # Any number of workers may declare at once; who was quicker is read again.
 ATTEMPTS = 5
@@ -54,7 +81,12 @@ class Deployed:
 
 
 def declare(
-    plans: Sequence[Plan], tasks: Sequence[str], timeout_seconds: float, notify: str
+    plans: Sequence[Plan],
+    tasks: Sequence[str],
+    timeout_seconds: float,
+    notify: str,
+    *,
+    vouched_seconds: float | None = None,
 ) -> Steps[Deployed]:
     """Bring the schedules of code up to what the code says.
 
@@ -63,6 +95,7 @@ def declare(
         tasks: The tasks it knows: whatever else is declared for one of them is retired.
         timeout_seconds: How long a worker may be silent and still live.
         notify: `auto`, `always` or `off`.
+        vouched_seconds: See `look`.
     """
     added: list[str] = []
     changed: list[str] = []
@@ -73,23 +106,39 @@ def declare(
         changed += (yield from write(differing, notify)) if differing else ()
         if not (new or differing):
             break
-    retired = yield from retire([plan.name for plan in plans], tasks, timeout_seconds)
-    return Deployed(tuple(added), tuple(changed), tuple(retired), refused)
+    names = [plan.name for plan in plans]
+    seen = yield from look(names, tasks, timeout_seconds, vouched_seconds=vouched_seconds)
+    return Deployed(tuple(added), (*changed, *seen.changed), seen.retired, refused)
 
 
-def retire(
-    declared: Iterable[str], tasks: Iterable[str], timeout_seconds: float
-) -> Steps[list[str]]:
-    """Retire what is no longer declared; answer the names.
+def look(
+    declared: Iterable[str],
+    tasks: Iterable[str],
+    timeout_seconds: float,
+    *,
+    vouched_seconds: float | None = None,
+) -> Steps[Deployed]:
+    """Retire what is no longer declared, and bring back what was retired for want of a worker.
 
     Args:
         declared: Names that are.
-        tasks: Whatever else is declared for one of these tasks is retired; for others only if no
-            live worker has the task.
+        tasks: Whatever else is declared for one of these tasks is retired for good; for others only
+            while no live worker has the task and nobody vouches for it.
         timeout_seconds: How long a worker may be silent and still live.
+        vouched_seconds: How long nobody is to retire what is declared here, whether a worker lives
+            or not; None leaves it to the workers.
     """
-    params = {"declared": list(declared), "tasks": list(tasks), "timeout": str(timeout_seconds)}
-    return (yield from Query(RETIRE, params, lambda row: str(row[0])))
+    params = {
+        "declared": list(declared),
+        "tasks": list(tasks),
+        "timeout": str(timeout_seconds),
+        "vouched": None if vouched_seconds is None else str(vouched_seconds),
+    }
+    found = yield from Query(LOOK, params, lambda row: (str(row[0]), bool(row[1])))
+    return Deployed(
+        changed=tuple(name for name, back in found if back),
+        retired=tuple(name for name, back in found if not back),
+    )
 
 
 def _differences(

@@ -71,6 +71,7 @@ CHANGE = f"""
             jitter_seconds = g.jitter_seconds, catch_up = g.catch_up,
             catch_up_max = g.catch_up_max, overlap = g.overlap, paused = g.paused,
             moment = g.moment, next_run = g.next_run, retired_at = NULL,
+            orphaned = false,
             waiting = s.waiting AND s.moment = g.moment,
             changed_at = statement_timestamp(), revision = s.revision + 1
         FROM given g WHERE s.name = g.name AND s.revision = g.revision RETURNING s.name)

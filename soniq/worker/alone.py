@@ -40,6 +40,7 @@ class Alone:
             bus,
             bell=self._bell,
             listening=lambda: self._listening,
+            alone=True,
         )
         self._notify = settings.notify
         self._schema = settings.schema

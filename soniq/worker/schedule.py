@@ -13,6 +13,7 @@ from ..events import Bus, ScheduleFired, SchedulesDeclared
 from ..job.registry import Registry
 from ..settings import Settings
 from ..store import declared, due
+from ..store.declared import Deployed
 from ..store.due import Fired, Tick
 from .bell import Bell
 
@@ -25,8 +26,11 @@ QUIET_LOOK_SECONDS = 30.0
 # Of several schedulers one is prompt: whoever fired last. The others look so much later, half of it
 # by chance, and the first that finds something overdue is the prompt one from then on.
 STAND_BY_SECONDS = 0.5
-# How often it is looked whether what another application declared has lost its last worker.
-RETIRE_SECONDS = 300.0
+# How often it is looked whether what another application declared has lost its last worker, and
+# whether another took ours for lost.
+DECLARED_SECONDS = 60.0
+# A scheduler without a worker has no heartbeat; it is not silent before it left out two looks.
+VOUCHED_SECONDS = 3 * DECLARED_SECONDS
 
 
 class Scheduler:
@@ -39,6 +43,7 @@ class Scheduler:
         bus: Who is told.
         bell: Rung when a schedule was added or changed.
         listening: Tells whether that is so.
+        alone: Whether no worker's heartbeat tells that what is declared here is in use.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Scheduler:
         *,
         bell: Bell,
         listening: Callable[[], bool],
+        alone: bool = False,
     ) -> None:
         self._session = session
         self._registry = registry
@@ -57,8 +63,9 @@ class Scheduler:
         self._bus = bus
         self._bell = bell
         self._listening = listening
+        self._vouched_seconds = VOUCHED_SECONDS if alone else None
         self._declared = False
-        self._retired_at = 0.0
+        self._declared_at = 0.0
         self._prompt = True
 
     async def run(self) -> None:
@@ -89,8 +96,8 @@ class Scheduler:
         """Do what is to be done now; answer for how many seconds there is nothing."""
         if not self._declared:
             await self._declare()
-        elif time.monotonic() - self._retired_at > RETIRE_SECONDS:
-            await self._retire()
+        elif time.monotonic() - self._declared_at > DECLARED_SECONDS:
+            await self._declare_again()
         tick = await self._look()
         if tick.fired:
             return 0.0
@@ -127,16 +134,25 @@ class Scheduler:
             registry.names(),
             settings.heartbeat_timeout,
             settings.notify,
+            vouched_seconds=self._vouched_seconds,
         )
-        self._declared, self._retired_at = True, time.monotonic()
+        self._told(done)
+
+    async def _declare_again(self) -> None:
+        """Bring back what is ours, and retire what no live worker knows any more.
+
+        Nothing else: of two releases that run side by side, that one counts which started last.
+        """
+        done = await self._session.run(
+            declared.look,
+            [plan.name for plan in self._registry.schedules()],
+            (),
+            self._settings.heartbeat_timeout,
+            vouched_seconds=self._vouched_seconds,
+        )
+        self._told(done)
+
+    def _told(self, done: Deployed) -> None:
+        self._declared, self._declared_at = True, time.monotonic()
         if done.added or done.changed or done.retired or done.refused:
             self._bus.emit(SchedulesDeclared(done.added, done.changed, done.retired, done.refused))
-
-    async def _retire(self) -> None:
-        """Retire what was declared for tasks that no live worker has any more."""
-        names = [plan.name for plan in self._registry.schedules()]
-        timeout = self._settings.heartbeat_timeout
-        gone = await self._session.run(declared.retire, names, (), timeout)
-        self._retired_at = time.monotonic()
-        if gone:
-            self._bus.emit(SchedulesDeclared((), (), tuple(gone), ()))

@@ -134,6 +134,9 @@ async def test_a_scheduler_alone_fires_and_runs_no_jobs(app: Soniq, seen: Seen, 
     assert codes == [0]
     assert await ask("SELECT DISTINCT state FROM soniq.jobs") == [("queued",)]
     assert await ask("SELECT count(*) FROM soniq.workers") == [(0,)]
+    # Without one it has to vouch for what it declares.
+    vouched = "SELECT declared_until > now() + interval '1 minute' FROM soniq.schedules"
+    assert await ask(vouched) == [(True,)]
 
 
 async def test_a_lost_database_is_waited_for(app: Soniq, seen: Seen, ask: Ask) -> None:
@@ -171,7 +174,7 @@ async def test_who_is_not_the_first_stands_by_until_something_is_overdue(
 async def test_what_lost_its_last_worker_is_retired_in_time(
     app: Soniq, ask: Ask, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RETIRE_SECONDS", "QUIET_LOOK_SECONDS"):
+    for name in ("DECLARED_SECONDS", "QUIET_LOOK_SECONDS"):
         monkeypatch.setattr(f"soniq.worker.schedule.{name}", 0.1)
 
     @app.periodic(every=3600, name="declared")
