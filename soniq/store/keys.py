@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import DatabaseError
+from ..errors import DatabaseError, UsageError
 from ..job.codec import decode, encode
 from ..job.record import NewJob
 from ..job.unique import Enqueued, Outcome, Unique
@@ -153,14 +153,23 @@ def _merge_each(jobs: Sequence[NewJob], notify: str) -> Steps[list[Placed]]:
 
 def _merge_in_turn(jobs: Sequence[NewJob], notify: str) -> Steps[list[Placed]]:
     placed = []
-    for job in jobs:
-        (one,) = yield from _place((job,), notify, ask=_mergers(job))
-        unique = job.placement.unique
-        if unique is not None and one.old_args is not None:
-            # Its row is locked: it neither begins nor ends before this is done.
-            (one,) = yield from _place((_merged(job, unique, one.old_args),), notify)
-        placed.append(one)
+    for place, job in enumerate(jobs):
+        try:
+            placed.append((yield from _merge_one(job, notify)))
+        except UsageError as error:
+            if len(jobs) > 1:
+                error.args = (f"Job {place} of the list: {error}", *error.args[1:])
+            raise
     return placed
+
+
+def _merge_one(job: NewJob, notify: str) -> Steps[Placed]:
+    (one,) = yield from _place((job,), notify, ask=_mergers(job))
+    unique = job.placement.unique
+    if unique is not None and one.old_args is not None:
+        # Its row is locked: it neither begins nor ends before this is done.
+        (one,) = yield from _place((_merged(job, unique, one.old_args),), notify)
+    return one
 
 
 def _merged(job: NewJob, unique: Unique, old_args: str) -> NewJob:

@@ -107,6 +107,13 @@ async def test_a_function_may_merge(eq: Any) -> None:
     first = await settled(eq.enqueue(task, 1, [1]))
     assert await settled(eq.enqueue(task, 1, [2])) == first
     assert (await settled(eq.get_job(first))).args["ids"] == [2, 1]
+    # One that is refused beside it is told from the others too.
+    held = welcome(eq, dedup_key="k", on_conflict="raise")
+    there = await settled(eq.enqueue(held, 1))
+    with pytest.raises(DuplicateJob, match=f"^Job 1 of the list: Job {there} of welc") as refused:
+        await settled(eq.enqueue_many([task.call(1, [3]), held.call(2)]))
+    assert refused.value.job_id == there
+    assert (await settled(eq.get_job(first))).args["ids"] == [2, 1]
 
 
 async def test_a_duplicate_may_be_an_error_that_names_the_job(eq: Any, stored: Stored) -> None:
