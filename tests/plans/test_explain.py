@@ -220,7 +220,8 @@ def explained(desk: Desk, name: str, query: Query[Any], mode: str) -> dict[str, 
     """Run a statement with the given kind of plan, tell how it was done, and undo it."""
     with desk.connection.transaction(force_rollback=True):
         if name not in ANYBODYS | ENDINGS:
-            desk.ask(planner.LOCAL)
+            for step in planner.LOCAL:
+                desk.ask(step)
         desk.sql(f"SET LOCAL plan_cache_mode = force_{mode}_plan")
         prepare(desk, "hot", query)
         plan = executed(desk, "hot", query)
