@@ -152,7 +152,7 @@ class _Decided:
         return [job.id for job in self.jobs]
 
     def holders(self, ids: Sequence[str]) -> list[str]:
-        return [] if self.schedule.overlap == "allow" else [*self.live, *ids]
+        return [] if self.schedule.overlap == "allow" else list(dict.fromkeys((*self.live, *ids)))
 
     def row(self) -> dict[str, Any]:
         firing = self.firing

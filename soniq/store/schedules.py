@@ -28,8 +28,11 @@ GET = """
     SELECT CAST(jsonb_build_array(statement_timestamp(), to_jsonb(s), CAST(s.args AS text)) AS text)
     FROM {soniq}.schedules s WHERE s.name = CAST(%(name)s AS text)"""
 
-LIST = """
-    SELECT CAST(to_jsonb(s) AS text) FROM {soniq}.schedules s
+# What somebody wrote by SQL may be no moment of Python's; it must not spoil the list.
+_MOMENT = "least(greatest(s.{0}, timestamptz '0001-01-02 0:00Z'), timestamptz '9999-12-30 0:00Z')"
+LIST = f"""
+    SELECT CAST(to_jsonb(s) || jsonb_build_object('moment', {_MOMENT.format("moment")},
+        'next_run', {_MOMENT.format("next_run")}) AS text) FROM {{soniq}}.schedules s
     WHERE (CAST(%(task)s AS text) IS NULL OR s.task = CAST(%(task)s AS text))
       AND (CAST(%(after)s AS text) IS NULL OR s.name > CAST(%(after)s AS text))
     ORDER BY s.name LIMIT CAST(CAST(%(limit)s AS text) AS integer)"""
@@ -103,9 +106,12 @@ LOCK = f"{GET} FOR UPDATE"
 
 RAN = """
     UPDATE {soniq}.schedules s SET
-        last_run = statement_timestamp(), last_job_id = CAST(%(id)s AS uuid), runs = s.runs + 1,
-        holders = CASE WHEN s.overlap = 'allow' THEN s.holders
-                       ELSE array_append(s.holders, CAST(%(id)s AS uuid)) END,
+        last_run = statement_timestamp(), last_job_id = CAST(%(id)s AS uuid),
+        runs = s.runs + CAST(CAST(%(made)s AS text) AS integer),
+        holders = CASE WHEN s.overlap = 'allow' THEN s.holders ELSE array_append(ARRAY(
+            SELECT j.id FROM {soniq}.jobs j
+            WHERE j.id = ANY (s.holders) AND j.id <> CAST(%(id)s AS uuid)),
+            CAST(%(id)s AS uuid)) END,
         revision = s.revision + 1
     WHERE s.name = CAST(%(name)s AS text)"""
 
@@ -254,11 +260,11 @@ def _run_now(name: str, notify: str) -> Steps[str]:
     if not found:
         raise _no_schedule(name)
     ((_, schedule, args),) = found
-    (job_id,) = yield from bulk.enqueue_many(
-        [NewJob(new_id(), args, schedule.placement)], (), notify
-    )
-    yield from Query(RAN, {"name": name, "id": job_id})
-    return job_id
+    job = NewJob(new_id(), args, schedule.placement)
+    made = yield from bulk.enqueue_many([job], (), notify)
+    counted = str(made.outcomes.count("enqueued"))  # else it counts for whoever made it
+    yield from Query(RAN, {"name": name, "id": made[0], "made": counted})
+    return made[0]
 
 
 # -- rows
@@ -290,7 +296,12 @@ def row_of(plan: Plan, now: datetime, owner: str, old: Schedule | None = None) -
     return {
         "name": plan.name,
         "revision": None if old is None else old.revision,
-        **_job_columns(plan.job),
+        "task": placement.task,
+        "written": plan.job.args,
+        "queue": placement.queue,
+        "priority": placement.priority,
+        "max_attempts": placement.max_attempts,
+        "timeout_seconds": placement.timeout,
         "tags": None if placement.tags is None else list(placement.tags),
         "options": kept_options(placement),
         "cron": cron,
@@ -310,18 +321,6 @@ def row_of(plan: Plan, now: datetime, owner: str, old: Schedule | None = None) -
 def timing_columns(timing: Timing) -> tuple[str | None, float | None]:
     """Write a timing as the table does: a cron expression, or seconds."""
     return (timing.expression, None) if isinstance(timing, Cron) else (None, timing.seconds)
-
-
-def _job_columns(job: NewJob) -> dict[str, Any]:
-    placement = job.placement
-    return {
-        "task": placement.task,
-        "written": job.args,
-        "queue": placement.queue,
-        "priority": placement.priority,
-        "max_attempts": placement.max_attempts,
-        "timeout_seconds": placement.timeout,
-    }
 
 
 def _read(name: str) -> Steps[tuple[datetime, Schedule]]:

@@ -331,6 +331,7 @@ async def test_what_cannot_be_is_refused(eq: Any, report: Any) -> None:
         (UnknownOption, lambda: scheduler.add(report, every=5, args=args, evry=6)),
         (InvalidOption, lambda: scheduler.add(report, every=5, args=args, scheduled_at=1)),
         (InvalidOption, lambda: scheduler.add(report, every=5, args=args, name="")),
+        (InvalidOption, lambda: scheduler.add(report, every=5, args=args, name="s", paused="no")),
         (InvalidOption, lambda: scheduler.update('report(region="eu")', every=0.1)),
         (InvalidArguments, lambda: scheduler.update('report(region="eu")', args={"no": 1})),
         (ScheduleNotFound, lambda: scheduler.pause("none")),

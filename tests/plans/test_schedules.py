@@ -245,6 +245,23 @@ def test_a_job_that_was_run_by_hand_counts_as_the_one_before(desk: Desk) -> None
     assert get(desk).runs == 1
 
 
+def test_what_was_run_by_hand_is_counted_once_and_kept_while_it_lives(desk: Desk) -> None:
+    """A job that was there already was counted as another, and was kept once more each time."""
+    worker = desk.worker()
+    add_unique(desk, "s", '{"a": 1}', Unique(None, STATES, None, "skip"), overlap="skip")
+    first, again = (desk.ask(schedules.run_now("s", "off")) for _ in range(2))
+    assert first == again
+    holders = "SELECT CAST(holders AS text[]) FROM {soniq}.schedules"
+    assert (get(desk).runs, desk.sql(holders)) == (1, [([first],)])
+    past(desk, 5)
+    tick(desk)
+    assert desk.sql(holders) == [([first],)]
+    (job,) = desk.claim(worker)
+    desk.finish(worker, job.id, job.attempt)
+    second = desk.ask(schedules.run_now("s", "off"))
+    assert (get(desk).runs, desk.sql(holders)) == (2, [([second],)])
+
+
 def test_what_waits_may_run_one_after_the_other(desk: Desk) -> None:
     worker = desk.worker()
     add(desk, every=600, overlap="queue", catch_up="all")
@@ -350,6 +367,18 @@ def test_a_row_that_cannot_be_read_does_not_stop_the_others(
     assert desk.sql(kept, value) == [(True, True)]
 
 
+@pytest.mark.parametrize("moment", ["-infinity", "infinity", "0044-03-15 BC", "12044-03-15"])
+def test_a_moment_that_cannot_be_does_not_spoil_the_list(desk: Desk, moment: str) -> None:
+    add(desk, "bad")
+    good = add(desk, "good")
+    desk.sql(
+        "UPDATE {soniq}.schedules SET moment = %s, next_run = %s WHERE name = 'bad'", moment, moment
+    )
+    bad, listed = desk.ask(schedules.list_schedules(task=None, limit=10, after=None))
+    assert (bad.name, bad.moment.year in {1, 9999}) == ("bad", True)
+    assert (listed.moment, listed.next_run) == (good.moment, good.next_run)
+
+
 def test_a_look_makes_no_more_jobs_than_it_has_time_for(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,7 +423,8 @@ def test_ten_thousand_schedules_cost_a_look_at_an_index(desk: Desk) -> None:
         if statistics == "right":
             desk.sql("ANALYZE {soniq}.schedules")
         with desk.connection.transaction():
-            desk.ask(planner.LOCAL)
+            for step in planner.LOCAL:
+                desk.ask(step)
             query = due.tick("off").send(None)
             prepare(desk, "due", query)
             plan = executed(desk, "due", query)
