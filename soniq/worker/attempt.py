@@ -44,6 +44,7 @@ class Attempt:
         left: Whether its thread would not end and the worker went without it.
         overran: Whether it was reported that its thread outlived the deadline.
         reported: Whether the error hooks were called already, in the process it ran in.
+        told: Whether its thread has called the `def` error hooks.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class Attempt:
         "task",
         "threaded",
         "timeout",
+        "told",
         "why",
         "written",
     )
@@ -81,6 +83,7 @@ class Attempt:
         self.written = False
         self.overran = False
         self.reported = False
+        self.told = False
         self.left = False
         self.context: JobContext | None = None
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -24,77 +24,120 @@ log = logging.getLogger("soniq.worker")
 Function = Callable[..., Any]
 
 
+class Around(NamedTuple):
+    """Some of an application's hooks; of its middleware the innermost first."""
+
+    before: tuple[Function, ...]
+    after: tuple[Function, ...]
+    on_error: tuple[Function, ...]
+    middleware: tuple[Function, ...]
+
+
 class Calls:
-    """The hooks of one application, sorted by where they run.
+    """The hooks that an application has by now, sorted by where they run.
+
+    Sorting is done once, because asking for each job cost more than a short job does.
 
     Attributes:
         plain: There are none, so the handler may be called directly.
+        loopless: None is `async def`, so a `def` handler needs no loop around its thread.
     """
 
     def __init__(self, hooks: Hooks) -> None:
-        self._hooks = hooks
+        self._all = _those(hooks, lambda function: True)
+        self._in_thread = _those(hooks, lambda function: not _is_async(function))
+        self._on_loop = _those(hooks, _is_async)
         self.plain = not hooks
+        self.loopless = not any(self._on_loop)
 
     async def on_loop(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an `async def` handler, everything around it on the loop."""
         context = attempt.build_context()
-        await _hooks(self._hooks.before, context)
+        around = self._all
+        if around.before:
+            await _hooks(around.before, context)
         handler = partial(attempt.task.function, *args, **kwargs)
         try:
-            result = await _chain(self._hooks.middleware, context, handler)
+            result = await _chained(around.middleware, context, handler)
         except Signal as signal:
             result = signal
         result = _settled(attempt, result)
-        await _hooks(self._hooks.after, context, result)
+        if around.after:
+            await _hooks(around.after, context, result)
         return result
 
     async def around_thread(self, attempt: Attempt, run: Callable[[], Awaitable[Any]]) -> Any:
         """Call what runs a `def` handler in its thread, `async def` hooks around it on the loop."""
-        if self.plain:
+        if self.loopless:
             return await run()
         context = attempt.build_context()
-        await _hooks(filter(iscoroutinefunction, self._hooks.before), context)
-        middleware = [each for each in self._hooks.middleware if iscoroutinefunction(each)]
-        result = await _chain(middleware, context, run)
-        await _hooks(filter(iscoroutinefunction, self._hooks.after), context, result)
+        around = self._on_loop
+        await _hooks(around.before, context)
+        result = await _chained(around.middleware, context, run)
+        await _hooks(around.after, context, result)
         return result
 
     def in_thread(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a `def` handler and the `def` hooks around it; this runs in the job's thread."""
         try:
-            return self._in_thread(attempt, args, kwargs)
+            if self.plain:
+                return attempt.task.function(*args, **kwargs)
+            return self._call_in_thread(attempt, args, kwargs)
         except GeneratorExit as error:  # it would close the coroutines that wait for this thread
             raise RuntimeError("the handler raised GeneratorExit") from error
 
-    def _in_thread(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.plain:
-            return attempt.task.function(*args, **kwargs)
+    def _call_in_thread(
+        self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         context = attempt.build_context()
-        for hook in _plain(self._hooks.before):
+        around = self._in_thread
+        attempt.told = False  # middleware may call the handler again
+        for hook in around.before:
             _logged(hook, context)
         call: Function = partial(attempt.task.function, *args, **kwargs)
-        for middleware in reversed(list(_plain(self._hooks.middleware))):
+        for middleware in around.middleware:
             call = partial(middleware, context, call)
         try:
             result = _settled(attempt, _answer(call))
         except Signal:
             raise
-        except Exception as error:
-            for hook in _plain(self._hooks.on_error):
-                _logged(hook, context, error)
+        except BaseException as error:
+            if attempt.why in {None, Why.TIMEOUT}:  # what was told to stop has not failed
+                self.failed_in_thread(attempt, error)
             raise
-        for hook in _plain(self._hooks.after):
+        for hook in around.after:
             _logged(hook, context, result)
         return result
 
+    def owes_thread(self, attempt: Attempt) -> bool:
+        """Tell whether there are `def` error hooks that a thread is to call, and has not."""
+        return attempt.threaded and not attempt.told and bool(self._in_thread.on_error)
+
+    def failed_in_thread(self, attempt: Attempt, error: BaseException) -> None:
+        """Call the `def` error hooks of a `def` handler, once; this runs in a thread."""
+        if self.owes_thread(attempt):
+            attempt.told = True
+            for hook in self._in_thread.on_error:
+                _logged(hook, attempt.build_context(), error)
+
     async def failed(self, attempt: Attempt, error: BaseException) -> None:
-        """Call the error hooks that did not run in the job's thread."""
-        hooks: Iterable[Function] = self._hooks.on_error
-        if not hooks or attempt.reported:
-            return
-        if attempt.threaded:
-            hooks = filter(iscoroutinefunction, hooks)
-        await _hooks(hooks, attempt.build_context(), error)
+        """Call the error hooks that do not run in the job's thread."""
+        hooks = (self._on_loop if attempt.threaded else self._all).on_error
+        if hooks and not attempt.reported:
+            await _hooks(hooks, attempt.build_context(), error)
+
+
+def _those(hooks: Hooks, wanted: Callable[[Function], bool]) -> Around:
+    before, after, on_error, middleware = (
+        tuple(filter(wanted, each))
+        for each in (hooks.before, hooks.after, hooks.on_error, hooks.middleware)
+    )
+    return Around(before, after, on_error, middleware[::-1])
+
+
+def _is_async(function: Function) -> bool:
+    # An instance may have an `async def __call__`.
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
 
 
 def _answer(call: Function) -> Any:
@@ -112,10 +155,6 @@ def _settled(attempt: Attempt, result: Any) -> Any:
     if isinstance(result, Signal):
         raise result
     return result
-
-
-def _plain(functions: Iterable[Function]) -> Iterable[Function]:
-    return (function for function in functions if not iscoroutinefunction(function))
 
 
 def _logged(hook: Function, *args: Any) -> None:
@@ -144,9 +183,10 @@ async def reraised_if_cancelled(error: BaseException) -> None:
         await checkpoint()  # trio's nurseries wrap a cancellation; this raises it bare
 
 
-async def _chain(middleware: Iterable[Function], context: Any, handler: Function) -> Any:
-    call = partial(_awaited, handler)
-    for each in reversed(list(middleware)):
+async def _chained(middleware: Iterable[Function], context: Any, handler: Function) -> Any:
+    """Call middleware, the last outermost, around what is awaited."""
+    call = handler
+    for each in middleware:
         call = partial(_awaited, each, context, call)
     return await call()
 

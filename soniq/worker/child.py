@@ -23,7 +23,6 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ..db.aio import Database
 from ..errors import UnknownTask
-from ..job.hooks import Hooks
 from ..job.outcome import Signal
 from ..job.record import Claimed
 from ..job.registry import Registry
@@ -90,10 +89,10 @@ class _Orders:
 
 
 class Place(NamedTuple):
-    """Where a task lives: its application's hooks, and connections for its handlers."""
+    """Where a task lives: what is called around its handler, and connections for it."""
 
     task: Task[..., Any]
-    hooks: Hooks
+    calls: Calls
     lender: Lender
 
 
@@ -125,9 +124,7 @@ class Workplace:
             place = self._place(job.task)
             attempt = Attempt(job, place.task, place.lender, None)
             attempt.threaded = not place.task.is_async
-            result = self._call(attempt, Calls(place.hooks))
-            limit = self._setup.settings.max_payload_bytes
-            text = None if attempt.written else kept(job.task, result, limit)
+            text = self._result(attempt, place.calls)
             return Answer(text, written=attempt.written)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises
             worn = isinstance(error, MemoryError)
@@ -139,7 +136,7 @@ class Workplace:
         if name not in self._places:
             for client in self._clients:
                 if (task := client.registry.find(name)) is not None:
-                    self._places[name] = Place(task, client.hooks, self._lender(client))
+                    self._places[name] = Place(task, Calls(client.hooks), self._lender(client))
                     break
             else:
                 raise UnknownTask(
@@ -157,19 +154,26 @@ class Workplace:
             self._lenders[id(client._app)] = lender
         return self._lenders[id(client._app)]
 
+    def _result(self, attempt: Attempt, calls: Calls) -> str | None:
+        try:
+            result = self._call(attempt, calls)
+            limit = self._setup.settings.max_payload_bytes
+            return None if attempt.written else kept(attempt.job.task, result, limit)
+        except BaseException as error:
+            if not isinstance(error, Signal):
+                calls.failed_in_thread(attempt, error)
+                if not (calls.plain or (attempt.threaded and calls.loopless)):
+                    self._on_loop(calls.failed, attempt, error)
+            raise
+
     def _call(self, attempt: Attempt, calls: Calls) -> Any:
         args, kwargs = attempt.arguments()
-        try:
-            if not attempt.threaded:
-                return self._on_loop(calls.on_loop, attempt, args, kwargs)
-            run = partial(_unforked, calls.in_thread, attempt, args, kwargs)
-            if calls.plain:
-                return run()
-            return self._on_loop(calls.around_thread, attempt, partial(_in_thread, run))
-        except BaseException as error:
-            if not calls.plain and not isinstance(error, Signal):
-                self._on_loop(calls.failed, attempt, error)
-            raise
+        if not attempt.threaded:
+            return self._on_loop(calls.on_loop, attempt, args, kwargs)
+        run = partial(_unforked, calls.in_thread, attempt, args, kwargs)
+        if calls.loopless:
+            return run()
+        return self._on_loop(calls.around_thread, attempt, partial(_in_thread, run))
 
     def _on_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call in the loop of this process, which stays for connections that are bound to it."""
@@ -186,7 +190,8 @@ class Workplace:
 
 
 def _needs_loop(client: Any) -> bool:
-    return any(task.apart and (task.is_async or client.hooks) for task in client.registry)
+    loopless = Calls(client.hooks).loopless
+    return any(task.apart and (task.is_async or not loopless) for task in client.registry)
 
 
 async def _caught(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:

@@ -1,4 +1,4 @@
-"""Threads that run one plain `def` job after another without asking the event loop for each.
+"""Threads that run one `def` job after another without asking the event loop for each.
 
 A thread goes through Python's global lock, and a hop to the loop and back costs more than a short
 job does. So a thread that ends a job takes the next one itself, and the loop hears of many endings
@@ -21,11 +21,12 @@ from .threads import Threads
 
 
 class Crew:
-    """The way of `def` jobs that nothing is wrapped around.
+    """The way of `def` jobs that need the loop for nothing around them.
 
     Args:
         bench: Where jobs are taken from.
         threads: What they run in.
+        loopless: Whether no hook and no middleware is `async def`.
         begin: Starts an attempt; called in any thread.
         run: Runs it to its ending; called in its thread.
         end: Takes the ending; called in the loop.
@@ -36,20 +37,22 @@ class Crew:
         bench: Bench,
         threads: Threads,
         *,
+        loopless: bool,
         begin: Callable[[Claimed, CancelScope], Attempt],
         run: Callable[[Attempt], Ending],
         end: Callable[[Attempt, Ending], None],
     ) -> None:
         self._bench = bench
         self._threads = threads
+        self._loopless = loopless
         self._begin = begin
         self._run = run
         self._end = end
 
     def takes(self, job: Claimed) -> bool:
-        """Tell whether a job goes this way; hooks may need the loop."""
+        """Tell whether a job goes this way."""
         task = self._bench.registry.get(job.task)
-        return not (self._bench.hooks or task.is_async or task.apart)
+        return self._loopless and not (task.is_async or task.apart)
 
     async def work(self, job: Claimed) -> None:
         """Run a job and those that follow it, until told to leave the thread behind."""

@@ -56,7 +56,12 @@ class Executor:
         self._threads = Threads(limit, bench.hooks.thread_end)
         self._processes = Processes(bench, lender.worker_id)
         self._crew = Crew(
-            bench, self._threads, begin=self._begin_in_crew, run=self._run_in_crew, end=self._end
+            bench,
+            self._threads,
+            loopless=self._calls.loopless,
+            begin=self._begin_in_crew,
+            run=self._run_in_crew,
+            end=self._end,
         )
         self._cancelled: type[BaseException] = Exception
         self._looks_at = float("inf")
@@ -155,7 +160,10 @@ class Executor:
             result = self._calls.in_thread(attempt, args, kwargs)
             return self._after(attempt, self._kept(attempt, result))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
-            return self._failure(attempt, error, told=attempt.why is not None)
+            ending = self._failure(attempt, error, told=attempt.why is not None)
+            if _is_error(ending, error):
+                self._calls.failed_in_thread(attempt, error)
+            return ending
 
     def _end(self, attempt: Attempt, ending: Ending) -> None:
         bench = self._bench
@@ -226,7 +234,10 @@ class Executor:
     async def _failed(self, attempt: Attempt, error: BaseException) -> Ending:
         told = attempt.why is not None or anyio.current_effective_deadline() == float("-inf")
         ending = self._failure(attempt, error, told=told)
-        if isinstance(ending, TimedOut | Raised) and not isinstance(error, Signal):
+        if _is_error(ending, error):
+            if self._calls.owes_thread(attempt) and not attempt.left:
+                with CancelScope(shield=True) as attempt.scope:
+                    await self._threads.run(partial(self._calls.failed_in_thread, attempt, error))
             with CancelScope(shield=True):
                 await self._calls.failed(attempt, error)
         return ending
@@ -275,6 +286,11 @@ def _cancelling() -> Callable[[], int]:
         return lambda: 0
     task = asyncio.current_task()
     return lambda: 0 if task is None else task.cancelling()
+
+
+def _is_error(ending: Ending, error: BaseException) -> bool:
+    """Tell whether the error hooks are to hear of it."""
+    return isinstance(ending, TimedOut | Raised) and not isinstance(error, Signal)
 
 
 def _stopped(attempt: Attempt) -> Ending:

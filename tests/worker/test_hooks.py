@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from soniq import Soniq
@@ -301,3 +303,32 @@ async def test_a_handler_that_answers_in_time_has_done_so_though_its_hooks_outla
     job = await app.get_job(job_id)
     assert (job.status, job.result, job.attempts) == (JobStatus.DONE, "in time", ())
     assert contexts
+
+
+@KINDS
+@pytest.mark.parametrize("hook_kinds", [["sync"], ["async"], ["sync", "async"]], ids="-".join)
+async def test_error_hooks_are_told_of_arguments_and_results_that_do_not_fit_and_of_exits(
+    app: Soniq, handler_kind: str, hook_kinds: list[str]
+) -> None:
+    """`def` hooks around a `def` task were told of none of them."""
+    calls: Calls = []
+    for kind in hook_kinds:
+        app.on_error(hook(kind, calls, kind))
+    if handler_kind == "async":
+
+        @app.job(name="keep", max_retries=0)
+        async def keep_async(leave: bool = False) -> object:
+            return sys.exit(3) if leave else object()
+    else:
+
+        @app.job(name="keep", max_retries=0)
+        def keep(leave: bool = False) -> object:
+            return sys.exit(3) if leave else object()
+
+    ids = [await app.enqueue("keep", leave=each) for each in (False, False, True)]
+    with psycopg.connect(app.settings.database_url or "") as connection:
+        connection.execute("""UPDATE soniq.jobs SET args = '{"gone": 1}' WHERE id = %s""", ids[:1])
+    await run_once(app)
+    assert sorted(call[:2] for call in calls) == sorted(
+        (kind, job_id) for kind in hook_kinds for job_id in ids
+    )
