@@ -7,7 +7,7 @@ the caller's operations use, so that all of it can happen within one transaction
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -15,7 +15,7 @@ from uuid import uuid4
 from ..errors import UsageError
 from ..job.context import BothWays
 from ..job.hooks import Hooks
-from ..job.outcome import Ending, Raised, Returned
+from ..job.outcome import Ending, Raised, Returned, Signal
 from ..job.record import Claimed
 from ..job.registry import Registry
 from ..policy.lifecycle import Finish, Verdict, judge
@@ -40,6 +40,7 @@ class Inline:
         retry_policy: For tasks without one of their own.
         guard: Calls the handler; it may protect the transaction that all of this happens in.
         await_: Runs a coroutine to its end.
+        back: Calls a function in the calling thread, for such a coroutine.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Inline:
         *,
         guard: Callable[[Callable[[], Any]], Any],
         await_: Callable[[Coroutine[Any, Any, Any]], Any],
+        back: Callable[[Callable[[], Any]], Awaitable[Any]],
     ) -> None:
         self._run = run
         self._registry = registry
@@ -60,6 +62,7 @@ class Inline:
         self._retry_policy = retry_policy
         self._guard = guard
         self._await = await_
+        self._back = back
         self._id = str(uuid4())
         nowhere: Any = None  # nobody asks it to lend
         self._lender = Lender(self._id, nowhere)
@@ -87,13 +90,19 @@ class Inline:
             result = self._guard(partial(self._call, attempt))
             return Returned(kept(attempt.job.task, result, self._settings.max_payload_bytes))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises ends its attempt
+            if not isinstance(error, Signal):
+                self._calls.failed_in_thread(attempt, error)
+                self._await(self._calls.failed(attempt, error))
             return Raised(error)
 
     def _call(self, attempt: Attempt) -> Any:
         args, kwargs = attempt.arguments()
-        if attempt.threaded:
-            return self._calls.in_thread(attempt, args, kwargs)
-        return self._await(self._calls.on_loop(attempt, args, kwargs))
+        if not attempt.threaded:
+            return self._await(self._calls.on_loop(attempt, args, kwargs))
+        run = partial(self._calls.in_thread, attempt, args, kwargs)
+        if self._calls.loopless:
+            return run()
+        return self._await(self._calls.around_thread(attempt, partial(self._back, run)))
 
     def _write(self, job: Claimed, attempt: Attempt, ending: Ending) -> None:
         verdict = self._verdict(job, attempt, ending)

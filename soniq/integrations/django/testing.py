@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import Error, connections, transaction
 
 from ...errors import UsageError
@@ -52,6 +52,7 @@ def drain(queues: Sequence[str] = (), *, raise_errors: bool = True, most: int = 
         sync._app.retry_policy,
         guard=lambda call: _guarded(call, alias),
         await_=async_to_sync(_awaited),
+        back=lambda call: sync_to_async(call)(),
     )
     ran: dict[str, Job] = {}
     for number, (job_id, error) in enumerate(inline.jobs(tuple(queues))):

@@ -47,6 +47,17 @@ def breaks(pk: int) -> None:
     Order.objects.create(pk=pk, item="the same again")
 
 
+@soniq_sync.job(name="test.failing", max_retries=0)
+def failing(which: str) -> None:
+    assert connection.in_atomic_block  # it is in the transaction of the test
+    raise ValueError(which)
+
+
+@soniq.job(name="test.afailing", max_retries=0)
+async def afailing(which: str) -> None:
+    raise ValueError(which)
+
+
 @soniq_sync.job(name="test.own_transaction", max_retries=0)
 def own_transaction(ctx: JobContext) -> None:
     with ctx.transaction():
@@ -112,6 +123,28 @@ class InATransaction(TestCase):
         with pytest.raises(IntegrityError):
             drain()
         assert Order.objects.count() == 1
+
+    def test_async_hooks_are_called_around_jobs_of_both_kinds(self) -> None:
+        """Those around `def` jobs were not, nor any `on_error` of an `async def` job."""
+        told: list[str] = []
+
+        async def around(ctx: JobContext, call_next: Callable[[], Any]) -> Any:
+            told.append("around")
+            return await call_next()
+
+        async def failed(ctx: JobContext, error: BaseException) -> None:
+            told.append(str(error))
+
+        hooks = soniq_sync.hooks
+        for functions, function in ((hooks.middleware, around), (hooks.on_error, failed)):
+            functions.append(function)
+            self.addCleanup(functions.remove, function)
+        chain.enqueue(1)
+        failing.enqueue("sync")
+        soniq_sync.enqueue(afailing, which="async")
+        ran = drain(raise_errors=False)
+        assert [job.status for job in ran].count(JobStatus.DONE) == 2
+        assert told == ["around", "around", "sync", "around", "async", "around"]
 
     def test_a_transaction_of_the_handlers_own_is_refused_clearly(self) -> None:
         own_transaction.enqueue()
