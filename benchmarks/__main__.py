@@ -21,8 +21,8 @@ from .report import Row, as_json, head, lines, summary
 from .server import Target, target
 
 FIGURES = (
-    "enqueue", "bounds", "together", "bulk", "drain", "processes", "pickup", "backlog", "queues",
-    "schedules", "held", "limits", "memory", "idle", "start", "unique",
+    "enqueue", "bounds", "together", "bulk", "drain", "hooks", "processes", "pickup", "backlog",
+    "queues", "schedules", "held", "limits", "memory", "idle", "start", "unique",
 )  # fmt: skip
 
 

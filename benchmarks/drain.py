@@ -41,7 +41,7 @@ def _measure(
     theirs: list[dict[str, float]] = []
 
     def drain() -> float:
-        ours.append(_drain(target, task, jobs, options))
+        ours.append(figures_of(target, task, jobs, options))
         return ours[-1]["rate"]
 
     def drain_bare() -> float:
@@ -58,7 +58,8 @@ def _measure(
     ]
 
 
-def _drain(target: Target, task: str, jobs: int, options: list[str]) -> dict[str, float]:
+def figures_of(target: Target, task: str, jobs: int, options: list[str]) -> dict[str, float]:
+    """Have a worker run jobs; answer jobs a second, microseconds of CPU a job, and megabytes."""
     target.load("soniq.jobs", task, jobs)
     with Program("worker_process", target.url, "--jobs", str(jobs), *options) as worker:
         before, after = worker.ready, worker.ended()

@@ -1,7 +1,7 @@
 """A worker in a process of its own, as `soniq worker` runs it, that tells what it uses.
 
     python -m benchmarks.worker_process URL [--jobs N] [--plain] [--concurrency 10] [--schema soniq]
-        [--limits]
+        [--limits] [--around sync|async|django]
 
 It says `ready` and `ended`, and answers the lines `usage` and `stop` of its standard input. With
 `--jobs` it stops by itself when it has run so many.
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .around import AROUND
 from .process import say
 
 
@@ -50,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int)
     parser.add_argument("--schema", default="soniq")
     parser.add_argument("--limits", action="store_true")
+    parser.add_argument("--around", choices=tuple(AROUND), help="middleware of this kind")
     return parser.parse_args()
 
 
@@ -62,6 +64,8 @@ def _worker(options: argparse.Namespace) -> Any:
     eq = application(options.url).eq
     if options.limits:
         limited(eq)
+    if options.around:
+        AROUND[options.around](eq)
     settings = eq.settings.with_(concurrency=options.concurrency, schema=options.schema)
     database = Database(settings, url=lambda: options.url)
     return Worker(database, eq.registry, settings, hooks=eq.hooks, bus=eq.bus)

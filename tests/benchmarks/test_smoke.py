@@ -36,6 +36,12 @@ ROWS = {
         "drain 400, sync in threads",
         "  writes a job, live jobs",
     ],
+    "hooks": [
+        "drain 400, sync in threads, one `def` middleware",
+        "  worker CPU a job more, sync in threads, one `def` middleware",
+        "drain 400, sync in threads, Django's connections",
+        "drain 400, async, one `async def` middleware",
+    ],
     "processes": ["drain 1,200, --processes 2 against 1", "  runs a job, --processes 2"],
     "pickup": ["pickup, idle worker, p50 of 20", "scheduled job, late p95"],
     "backlog": ["drain 400 with 20,000 queued", "drain 400 with 20,000 scheduled"],
