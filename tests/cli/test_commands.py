@@ -337,6 +337,10 @@ def test_status_tells_what_a_circuit_breaker_has_stopped(shell: Shell, database_
     assert json.loads(shell("status", "--json").stdout)["stopped"] == []
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
+            "INSERT INTO soniq.gates (task, breaker_failures, breaker_window, breaker_pause,"
+            " breaker_by_key) VALUES ('charge', 3, 60, 60, true)"
+        )
+        connection.execute(
             "INSERT INTO soniq.gates (task, key, closed_until)"
             " VALUES ('charge', 'kacme', now() + interval '1 hour')"
         )

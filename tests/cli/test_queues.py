@@ -56,7 +56,7 @@ def test_limits_are_set_and_taken_away(shell: Shell) -> None:
     assert said == "a: depth 10 (wait)\n"
     assert shell("queues", "limit", "a", "--max-depth", "none").stdout == "a: no limits\n"
     assert "something to change" in shell("queues", "limit", "a", code=2).stderr
-    assert "at least 1" in shell("queues", "limit", "a", "--concurrency", "0", code=2).stderr
+    assert "from 1 to" in shell("queues", "limit", "a", "--concurrency", "0", code=2).stderr
     assert "'100/minute'" in shell("queues", "limit", "a", "--rate-limit", "x", code=2).stderr
 
 
