@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
@@ -30,7 +31,7 @@ from ..job.record import Claimed, Job, JobStatus
 from ..policy import lifecycle
 from ..policy.lifecycle import Again, Bury, Drop, Finish, Later, Nothing, Release, Verdict
 from ..steps import Batch, Query, Steps
-from ..store import endings, gates
+from ..store import due, endings, gates
 from ..store.channel import notify
 from ..store.endings import Told
 from ..store.gates import Opened
@@ -43,6 +44,8 @@ log = logging.getLogger("soniq.worker")
 Ended: TypeAlias = tuple[Claimed, Attempt | None, Ending]
 Judged: TypeAlias = tuple[Claimed, Attempt | None, Verdict]
 
+# How a schedule's jobs are tagged, before its name.
+TAG = "schedule:"
 # Rows a statement writes at most: larger ones only make others wait for their locks.
 MOST = 1000
 
@@ -154,6 +157,8 @@ class Completer:
         shared = bench.draining or bench.ready or bench.settings.queues or bench.limited
         if shared and self._frees(judged):
             made.append(gates.wake(bench.settings.notify))
+        if names := _schedules(judged):
+            made.append(due.hurry(names, bench.settings.notify))
         if failed := [
             job.id for job, attempt, verdict in judged if breaker.trips(attempt, verdict)
         ]:
@@ -187,6 +192,8 @@ class Completer:
             self._bench.wake_stage.ring()
         if self._frees(judged):
             self._bench.free_gate()
+        if due.HURRIED in written:  # also where no notification arrives
+            self._bench.wake_schedule.ring()
 
 
 UNWRITABLE = "the database refused its ending"
@@ -224,6 +231,17 @@ def queries(judged: Sequence[Judged], me: str, notify: str) -> list[Query[str]]:
         ids, attempts = [job.id for job, _ in done], [job.attempt for job, _ in done]
         made.append(endings.finish(me, ids, attempts, [result for _, result in done]))
     return made
+
+
+def _schedules(judged: Sequence[Judged]) -> list[str]:
+    """Name the schedules whose jobs have ended, by their tags; usually there are none."""
+    tags = [
+        job.tags
+        for job, _, verdict in judged
+        if job.tags and TAG in job.tags and not isinstance(verdict, Again | Later | Release)
+    ]
+    each = (tag for text in tags for tag in json.loads(text))
+    return sorted({tag.removeprefix(TAG) for tag in each if tag.startswith(TAG)})
 
 
 def _delay(answer: float | timedelta) -> float:

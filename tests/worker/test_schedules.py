@@ -220,3 +220,29 @@ async def test_a_schedule_waits_for_its_job_to_end(app: Soniq, seen: Seen) -> No
         gate.set()
         await seen.some(3, ScheduleFired, seconds=20)
     assert set(most) == {1}
+
+
+async def test_what_waited_begins_when_the_job_before_has_ended(
+    app: Soniq, seen: Seen, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was looked at once a second; here it would be in an hour."""
+    monkeypatch.setattr("soniq.policy.schedule.AGAIN_SECONDS", 3600.0)
+    gate = anyio.Event()
+
+    @app.periodic(every=600, name="slow", overlap="queue")
+    async def slow() -> None:
+        await gate.wait()
+
+    async with working(app):
+        await seen.one(SchedulesDeclared)
+        await app.scheduler.run_now("slow")
+        await ask(DUE_AN_HOUR_AGO)
+        await ask("SELECT pg_notify('soniq', 's:')")
+
+        async def waits() -> bool:
+            return (await app.scheduler.get("slow")).waiting
+
+        await eventually(waits, 20)
+        gate.set()
+        await seen.one(ScheduleFired, seconds=20)
+        await seen.some(2, JobFinished)
