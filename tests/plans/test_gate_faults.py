@@ -8,8 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from soniq import SoniqSync
 from soniq.job.limits import CircuitBreaker, Limits, Pace
 from soniq.store import endings, gates, jobs, queues, workers
 from soniq.store.endings import Told
@@ -161,6 +164,33 @@ def test_a_key_with_less_weight_than_one_gets_less(desk: Desk) -> None:
             desk.enqueue(gate=key)
     came = rounds(desk, 30, 1, {"ka": 0.25})
     assert came == {"ka": 6, "kb": 24}
+
+
+def test_turns_are_in_the_order_of_keys_whatever_that_of_the_database_is(
+    server_url: str, keeper: psycopg.Connection[Any], worker_name: str
+) -> None:
+    """Where 'a' comes before 'B', a round that began anew passed keys over."""
+    name = f"soniq_test_{worker_name}_icu"
+    try:
+        keeper.execute(
+            f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8' "
+            "LOCALE_PROVIDER icu ICU_LOCALE 'en'".encode()
+        )
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.SyntaxError):
+        pytest.skip("this server has no databases with an order of ICU's")
+    url = make_conninfo(server_url, dbname=name)
+    try:
+        with SoniqSync(url) as eq:
+            eq.setup()
+        desk = Desk(url)
+        declare(desk, key="k")
+        for _ in range(30):
+            for key in ("kA", "kB", "ka", "kb"):
+                desk.enqueue(gate=key)
+        assert rounds(desk, 3, 20, None) == dict.fromkeys(("kA", "kB", "ka", "kb"), 15)
+        desk.connection.close()
+    finally:
+        keeper.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
 
 
 # -- locks

@@ -10,7 +10,7 @@ from soniq.integrations.django.schema import ApplySoniq
 class Migration(migrations.Migration):
     """The model is unmanaged: only the first operation changes the database."""
 
-    dependencies = [("soniq", "0012_alike")]
+    dependencies = [("soniq", "0013_sooner")]
     operations = [
         ApplySoniq("0014_pre_orphaned"),
         migrations.AddField("Schedule", "orphaned", models.BooleanField()),
