@@ -10,11 +10,7 @@ from typing import TypeAlias
 from ..job.record import NewJob, Placement
 from ..job.unique import Enqueued
 from ..steps import Atomic, CopyIn, Query, Steps
-from . import keys, rows
-
-# Jobs due within this many seconds are told to idle workers, who would else look too late: a worker
-# looks for what is due at least every `poll_interval`.
-SOON_SECONDS = 6
+from . import channel, keys, rows
 
 # One statement for any number of jobs, and few parameters, so that every host can run it.
 INSERT_MANY = """
@@ -55,8 +51,6 @@ COPY_PLAIN = """
 
 NOW = "SELECT extract(epoch FROM clock_timestamp())"
 
-WAKE = """
-    SELECT CAST({soniq}.wake(CAST(%(queue)s AS text), CAST(%(notify)s AS text)) AS text)"""
 
 # From here a bulk goes by COPY: below it one statement was as quick (benchmarks/bulk.py).
 COPY_FROM = 500
@@ -160,7 +154,7 @@ def _copy(first: Sequence[NewJob], more: Iterable[NewJob], notify: str, note: No
         yield from CopyIn(COPY_PLAIN, _lines(jobs, _plain_columns, note))
         queues = {placement.queue for placement in placements}
         queue = queues.pop() if len(queues) == 1 else "*"
-        yield from Query(WAKE, {"queue": queue, "notify": notify})
+        yield from channel.wake(notify, queue)
     else:
         yield from _copy_placed(jobs, placements, notify, note)
 
@@ -171,7 +165,7 @@ def _copy_placed(
     (seconds,) = yield from Query(NOW, decode=lambda row: float(row[0]))
     now = datetime.fromtimestamp(seconds, UTC)
     yield from CopyIn(COPY, _lines(jobs, lambda placement: _columns(placement, now), note))
-    soon = now + timedelta(seconds=SOON_SECONDS)
+    soon = now + timedelta(seconds=channel.SOON_SECONDS)
     told = {
         each.queue if moment is None or moment <= now else "*"
         for each in placements
@@ -179,7 +173,7 @@ def _copy_placed(
     }
     if told:
         queue = told.pop() if len(told) == 1 else "*"
-        yield from Query(WAKE, {"queue": queue, "notify": notify})
+        yield from channel.wake(notify, queue)
 
 
 def _moment(placement: Placement, now: datetime) -> datetime | None:

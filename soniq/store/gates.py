@@ -119,8 +119,6 @@ PRUNE = """
     WHERE g.task = p.task AND g.key = p.key
     RETURNING g.key"""
 
-WAKE = "SELECT CAST({soniq}.wake('*', CAST(%(notify)s AS text)) AS text)"
-
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -263,11 +261,6 @@ def settle() -> Query[Mended | None]:
 def prune() -> Query[str]:
     """Forget up to a thousand keys of limits that nothing is to be remembered of; answers them."""
     return Query(PRUNE, {}, lambda row: str(row[0]))
-
-
-def wake(notify: str) -> Query[str]:
-    """Tell an idle worker, if there is one, that a gate has room."""
-    return Query(WAKE, {"notify": notify}, lambda row: "")
 
 
 def _found(row: Sequence[Any]) -> Taken | Looked | Mended:

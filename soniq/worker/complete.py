@@ -32,7 +32,7 @@ from ..policy import lifecycle
 from ..policy.lifecycle import Again, Bury, Drop, Finish, Later, Nothing, Release, Verdict
 from ..steps import Batch, Query, Steps
 from ..store import due, endings, gates
-from ..store.channel import notify
+from ..store.channel import SOON_SECONDS, notify, wake
 from ..store.endings import Told
 from ..store.gates import Opened
 from . import breaker
@@ -155,8 +155,8 @@ class Completer:
         # The room they leave at their gates is for others, if this worker cannot use it all: it may
         # be busy, not serve the queue of the next, or, of a queue's limit, not have its task.
         shared = bench.draining or bench.ready or bench.settings.queues or bench.limited
-        if shared and self._frees(judged):
-            made.append(gates.wake(bench.settings.notify))
+        if (shared and self._frees(judged)) or self._due_elsewhere(judged):
+            made.append(wake(bench.settings.notify))
         if names := _schedules(judged):
             made.append(due.hurry(names, bench.settings.notify))
         if failed := [
@@ -169,6 +169,13 @@ class Completer:
         """Tell whether any of these endings makes room at a limit."""
         bench = self._bench
         return bool(bench.gated or bench.limited) and any(bench.counts(job) for job, _, _ in judged)
+
+    def _due_elsewhere(self, judged: Sequence[Judged]) -> bool:
+        """Whether another worker, who leads, must queue one of these jobs before it next looks."""
+        return not self._bench.leading and any(
+            isinstance(verdict, Again | Later) and 0 < verdict.delay < SOON_SECONDS
+            for _, _, verdict in judged
+        )
 
     # -- telling
 

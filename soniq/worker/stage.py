@@ -8,7 +8,7 @@ from .bench import Bench
 
 # A worker that is not idle gets no notification of what is due soon, so it looks this often.
 BUSY_LOOK_SECONDS = 0.25
-# An idle one hears of what is due within 6 s (store/jobs.py), so it looks at least this often.
+# An idle one hears of what is due within 6 s (store/channel.py), so it looks at least this often.
 IDLE_LOOK_SECONDS = 5.0
 
 

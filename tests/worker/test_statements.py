@@ -52,7 +52,8 @@ async def test_a_job_is_written_twice_after_its_insert_and_kept_once(app: Soniq,
         spent = {each: now[each] - at_first[each] for each in now}
         return spent if spent[kind] >= count else None
 
-    # What is counted is told by each connection a while later, or when it ends.
+    # What is counted is told by each connection up to ten seconds later, or when it ends.
+    await app.close()
     assert await eventually(lambda: since("inserted", JOBS))
     async with working(app) as hand:
         await eventually(lambda: _done(ask))

@@ -321,3 +321,26 @@ async def test_a_worker_finds_what_was_stored_without_a_look_within_its_first_na
         await idle(ask)
         assert (await ended(app, await enqueue(), 10)).attempt == 1
     await anyio.to_thread.run_sync(app.sync.close)
+
+
+async def test_a_retry_is_begun_at_its_moment_whoever_leads(app: Soniq) -> None:
+    """The worker whose job fails does not queue what is due: another does, and has to be told."""
+
+    @app.job(queue="emails", max_retries=3, retry_delay=0.1)
+    async def fail(ctx: JobContext) -> None:
+        if ctx.attempt < 4:
+            raise ValueError
+
+    async with working(app, queues=["reports"]) as first:
+
+        async def leads() -> bool:
+            return first.worker.bench.leading
+
+        await eventually(leads)
+        async with working(app, queues=["emails"]):
+            job = await ended(app, await app.enqueue(fail), 30)
+    failed = [each.ended_at for each in job.attempts]
+    began = [*(each.started_at for each in job.attempts[1:]), job.started_at]
+    waits = [after - before for before, after in zip(failed, began, strict=True)]
+    assert len(waits) == 3
+    assert max(waits).total_seconds() < 2
