@@ -182,7 +182,7 @@ def enqueue(job: NewJob, notify: str, waking: Waking) -> Steps[str]:
             return (yield from keys.enqueue(job, notify))
         yield from Query(INSERT, {**rows.parameters(job), "notify": notify})
     elif notify == "off":
-        yield from Query(INSERT_PLAIN, _texts(job))
+        yield from Query(INSERT_PLAIN, rows.texts(job))
     else:
         yield from _enqueue_and_wake(job, waking)
     return job.id
@@ -191,10 +191,10 @@ def enqueue(job: NewJob, notify: str, waking: Waking) -> Steps[str]:
 def _enqueue_and_wake(job: NewJob, waking: Waking) -> Steps[None]:
     place, queue = (yield _HERE), job.placement.queue
     if waking.is_needless(place, queue):
-        yield from Query(INSERT_PLAIN, _texts(job))
+        yield from Query(INSERT_PLAIN, rows.texts(job))
         return
     began = waking.clock()
-    if (yield from Query(INSERT_PLAIN_AND_WAKE, _texts(job))):
+    if (yield from Query(INSERT_PLAIN_AND_WAKE, rows.texts(job))):
         waking.found_nobody(place, queue, began)
 
 
@@ -286,11 +286,3 @@ def retry(job_id: str, notify: str) -> Steps[str]:
     if not made:  # pruned since we looked
         raise _no_job(job_id)
     return made[0]
-
-
-def _texts(job: NewJob) -> dict[str, object]:
-    """Name the same values, each as the text that `INSERT_PLAIN` casts."""
-    values = rows.plain(job)
-    values["priority"] = str(values["priority"])
-    values["max_attempts"] = str(values["max_attempts"])
-    return values

@@ -95,15 +95,9 @@ def common(job: NewJob, unique: Unique) -> str:
 
 def texts(job: NewJob, unique: Unique) -> dict[str, object]:
     """Name what a job has that is due now, each as a text."""
-    placement = job.placement
     return {
-        "id": job.id,
-        "task": placement.task,
-        "queue": placement.queue,
-        "args": job.args,
-        "priority": str(placement.priority),
-        "max_attempts": str(placement.max_attempts),
-        "gate": placement.gate,
+        **rows.texts(job),
+        "gate": job.placement.gate,
         "key": unique.key,
         "rule": _rule_text(
             unique.states, unique.seconds, unique.conflict, unique.merge, unique.limit

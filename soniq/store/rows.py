@@ -21,6 +21,14 @@ def plain(job: NewJob) -> dict[str, object]:
     }
 
 
+def texts(job: NewJob) -> dict[str, object]:
+    """Name the same values, each as a text."""
+    values = plain(job)
+    values["priority"] = str(values["priority"])
+    values["max_attempts"] = str(values["max_attempts"])
+    return values
+
+
 def due(moment: datetime | float | None) -> dict[str, object]:
     """Name when it is due: a moment, seconds from now, or neither."""
     later = isinstance(moment, int | float)

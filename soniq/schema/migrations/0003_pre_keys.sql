@@ -130,13 +130,15 @@ DECLARE
     mine timestamptz := statement_timestamp()
         + make_interval(secs => CAST(rule ->> 'seconds' AS double precision));
     had record;
-    stands record;
     live uuid[];
 BEGIN
     SELECT k.holders, k.until INTO had FROM {soniq}.keys k
     WHERE k.task = take_key.task AND k.key = wanted;
-    stands := {soniq}.holder(had.holders, had.until, states);
-    IF stands.id IS NULL AND NOT locked THEN
+    IF FOUND THEN
+        SELECT h.id, h.state INTO take_key.id, take_key.state
+        FROM {soniq}.holder(had.holders, had.until, states) AS h;
+    END IF;
+    IF id IS NULL AND NOT locked THEN
         INSERT INTO {soniq}.keys AS k (task, key, holders, until)
         VALUES (take_key.task, wanted, ARRAY[job_id], mine)
         ON CONFLICT ON CONSTRAINT keys_pkey DO UPDATE SET task = excluded.task
@@ -145,10 +147,9 @@ BEGIN
             RETURN;  -- nobody had it
         END IF;
         -- A new statement sees whoever committed while we waited for the lock.
-        stands := {soniq}.holder(had.holders, had.until, states);
+        SELECT h.id, h.state INTO take_key.id, take_key.state
+        FROM {soniq}.holder(had.holders, had.until, states) AS h;
     END IF;
-    id := stands.id;
-    state := stands.state;
     IF id IS NULL THEN
         IF had.holders <> '{}' THEN
             SELECT array_agg(j.id ORDER BY array_position(had.holders, j.id)) INTO live

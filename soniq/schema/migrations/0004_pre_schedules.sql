@@ -35,6 +35,10 @@ CREATE TABLE {soniq}.schedules (
     created_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     changed_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     revision bigint NOT NULL DEFAULT 1,
+    -- Retired for want of a worker that has its task, not because its code is gone: who declares it
+    -- restores it. A process that declares schedules and is no worker vouches for them until then.
+    orphaned boolean NOT NULL DEFAULT false,
+    declared_until timestamptz,
     CONSTRAINT schedules_timing CHECK ((cron IS NULL) <> (every_seconds IS NULL))
 ) WITH (fillfactor = 70);
 

@@ -47,6 +47,8 @@ class Migration(migrations.Migration):
                 ("created_at", models.DateTimeField()),
                 ("changed_at", models.DateTimeField()),
                 ("revision", models.BigIntegerField()),
+                ("orphaned", models.BooleanField()),
+                ("declared_until", models.DateTimeField(null=True)),
             ],
             {
                 "db_table": table("schedules"),

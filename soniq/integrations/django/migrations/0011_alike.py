@@ -1,4 +1,4 @@
-"""Claims of jobs behind limits, sooner: functions only."""
+"""Shorter ways to enqueue jobs with keys: functions only."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from soniq.integrations.django.schema import ApplySoniq
 class Migration(migrations.Migration):
     """Soniq's own alone."""
 
-    dependencies = [("soniq", "0012_alike")]
-    operations = [ApplySoniq("0013_pre_sooner")]
+    dependencies = [("soniq", "0010_limits")]
+    operations = [ApplySoniq("0011_pre_alike")]
