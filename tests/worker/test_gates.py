@@ -303,10 +303,11 @@ async def test_a_breaker_stops_what_fails_and_tries_it_again(app: Soniq, ask: As
     assert await ask("SELECT task FROM soniq.gates WHERE closed_until IS NOT NULL") == []
 
 
+@pytest.mark.parametrize("notify", ["auto", "off"])
 async def test_an_open_breaker_hands_back_what_was_claimed_ahead_and_is_told_of(
-    app: Soniq, seen: Seen, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    app: Soniq, seen: Seen, ask: Ask, monkeypatch: pytest.MonkeyPatch, notify: str
 ) -> None:
-    """The others of the key ran all the same, and failed, here and in other workers."""
+    """The others of the key ran all the same, and failed; here, and in workers that can be told."""
     monkeypatch.setattr(fetch, "HOLD_SECONDS", 60.0)  # or they go back by themselves
     gate, ran = anyio.Event(), list[str]()
 
@@ -323,12 +324,20 @@ async def test_an_open_breaker_hands_back_what_was_claimed_ahead_and_is_told_of(
         await handed_back.wait()
 
     handed_back = anyio.Event()
-    async with working(app, concurrency=1) as failing, working(app, concurrency=1) as other:
+    often = {"concurrency": 1, "notify": notify, "poll_interval": 0.2}
+    async with working(app, **often) as failing, working(app, **often) as other:
         await app.enqueue(act, "bad", first=True)
         await seen.one(JobStarted)
         await app.enqueue(block)
         await seen.some(2, JobStarted)
-        for worker in (failing.worker, other.worker):
+        first, second = failing.worker, other.worker
+        ((holder,),) = await ask(
+            "SELECT CAST(worker_id AS text) FROM soniq.jobs WHERE gate = 'kbad'"
+        )
+        if holder != first.id:
+            first, second = second, first
+        told = [first, second] if notify == "auto" else [first]
+        for worker in told:
             good, bad = await app.enqueue(act, "good"), await app.enqueue(act, "bad")
             await ask(
                 "UPDATE soniq.jobs SET state = 'processing', attempt = 1, worker_id = %s "
@@ -340,11 +349,11 @@ async def test_an_open_breaker_hands_back_what_was_claimed_ahead_and_is_told_of(
 
         async def all_back() -> bool:
             rows = await ask("SELECT state, attempt FROM soniq.jobs WHERE gate = 'kbad' ORDER BY 2")
-            return rows == [("queued", 0), ("queued", 0), ("scheduled", 1)]
+            return rows == [*[("queued", 0)] * len(told), ("scheduled", 1)]
 
         await eventually(all_back)
         handed_back.set()
-        await done(ask, 3)
+        await done(ask, 1 + len(told))
     assert ran.count("bad") == 1
     assert seen.of(BreakerOpened) == [BreakerOpened(act.name, "bad", 600.0, again=False)]
 
